@@ -1,0 +1,69 @@
+# The project's commands: `make help` lists them. Paths are relative, so that a checkout may stand anywhere,
+# in a folder with spaces too.
+
+PYTHON ?=
+VENV := .venv
+STAMP := $(VENV)/.installed
+RUN := $(VENV)/bin/python
+# One process a core where tests run side by side, so one thread in each.
+WORKERS ?= auto
+
+# Nothing here reports home, and pip says only what matters.
+export FLWR_TELEMETRY_ENABLED ?= 0
+export FLWR_DISABLE_UPDATE_CHECK ?= 1
+export RAY_USAGE_STATS_ENABLED ?= 0
+export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help venv run test check format wheel lock clean
+
+help:  ## what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@echo "  PYTHON=/path/to/python3 chooses the interpreter (3.11 or newer) that .venv is made from."
+
+venv: $(STAMP)  ## .venv with the package and everything pinned in requirements.txt
+
+run: $(STAMP)  ## the default comparison of schemes: a table, results.json and an HTML report
+	$(RUN) -m simulations compare
+
+test: $(STAMP)  ## all tests and doctests
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -m "not ray" -n $(WORKERS) --dist worksteal
+	$(RUN) -m pytest -q -m ray
+
+check: $(STAMP)  ## lint, format and types
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+format: $(STAMP)  ## format the code in place
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+wheel: $(STAMP)  ## the wheel, in dist/
+	rm -rf build dist
+	$(RUN) -m build --wheel --no-isolation --outdir dist
+
+# torch names its CUDA packages itself, exactly; pinned here they would be installed beside a CPU build too.
+CUDA := ^(cuda|nvidia)-|^triton==
+COMPILE = $(RUN) -m uv pip compile --quiet --python-version 3.11 --no-header --no-annotate --no-emit-index-url --upgrade \
+	--extra simulation --extra dev pyproject.toml requirements.in
+
+lock: $(STAMP)  ## resolve requirements.txt anew, for Linux and macOS, Python 3.11 and newer
+	mkdir -p build
+	$(COMPILE) --output-file build/oldest.txt
+	$(COMPILE) --universal --constraint build/oldest.txt --output-file build/universal.txt
+	{ echo '# Made by `make lock` from pyproject.toml and requirements.in; not to be edited.'; \
+	  grep -vE '$(CUDA)' build/universal.txt; } > requirements.txt
+
+clean:  ## remove .venv and all that was built or cached
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is written last and taken away first: an interrupted installation leaves none and starts over.
+$(STAMP): requirements.txt pyproject.toml .ci/find-python
+	@if [ -e $(STAMP) ]; then rm $(STAMP); else \
+	  python="$$(PYTHON='$(PYTHON)' .ci/find-python)" && echo "Making $(VENV) with $$python" && \
+	  "$$python" -m venv --clear $(VENV); fi
+	$(RUN) -m pip install --quiet -r requirements.txt
+	$(RUN) -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $(STAMP)
