@@ -45,8 +45,8 @@ wheel: $(STAMP)  ## the wheel, in dist/
 
 # torch names its CUDA packages itself, exactly; pinned here they would be installed beside a CPU build too.
 CUDA := ^(cuda|nvidia)-|^triton==
-COMPILE = $(RUN) -m uv pip compile --quiet --python-version 3.11 --no-header --no-annotate --no-emit-index-url --upgrade \
-	--extra simulation --extra dev pyproject.toml requirements.in
+COMPILE = $(RUN) -m uv pip compile --quiet --upgrade --python-version 3.11 --extra simulation --extra dev \
+	--no-header --no-annotate --no-emit-index-url pyproject.toml requirements.in
 
 lock: $(STAMP)  ## resolve requirements.txt anew, for Linux and macOS, Python 3.11 and newer
 	mkdir -p build
@@ -64,6 +64,9 @@ $(STAMP): requirements.txt pyproject.toml .ci/find-python
 	@if [ -e $(STAMP) ]; then rm $(STAMP); else \
 	  python="$$(PYTHON='$(PYTHON)' .ci/find-python)" && echo "Making $(VENV) with $$python" && \
 	  "$$python" -m venv --clear $(VENV); fi
-	$(RUN) -m pip install --quiet -r requirements.txt
+	$(RUN) -m pip install --quiet "$$(grep '^pip==' requirements.txt)"
+	$(RUN) -m pip install --quiet --no-compile -r requirements.txt
+	@echo 'Compiling what was installed, on all cores'  # pip would take one; some files are for other Pythons
+	@$(RUN) -m compileall -qq -j 0 $(VENV)/lib || true
 	$(RUN) -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
