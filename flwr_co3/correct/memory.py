@@ -1,0 +1,141 @@
+"""Error feedback with memory decay: what was not sent this time rides along the next time."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+MEMORY_DTYPES = ("float32", "bfloat16", "float16")
+
+
+class ErrorMemory:
+    """Memory of what the conversion lost: ``v = g + decay e``, ``e = v - sent``.
+
+    Parameters
+    ----------
+    decay : float (default: 1.0)
+        Share of the stored error that is added to the next update, 0 to 1. The stored error itself is not decayed.
+    dtype : str (default: "float32")
+        How errors are stored: "float32", or "bfloat16" or "float16" in half the space. bfloat16, which numpy lacks, is
+        stored as the upper 16 bits of float32, in uint16.
+    state : mapping of str to ndarray, optional
+        The `state` of an earlier memory of the same dtype, to go on from.
+
+    Notes
+    -----
+    What was sent up to any round T is all that was to be sent, but for what decayed and what is still stored (the leak
+    identity): ``sum_t q_t = sum_t g_t - (1 - decay) sum_{0<t<T} e_t - e_T``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> memory = ErrorMemory(decay=0.5)
+    >>> v = memory.compensate({"w": np.array([1.0, 0.25])})
+    >>> memory.keep(v, {"w": np.array([1.0, 0.0])})
+    >>> memory.compensate({"w": np.array([0.0, 0.25])})["w"].tolist()
+    [0.0, 0.375]
+    """
+
+    def __init__(self, decay: float = 1.0, dtype: str = "float32", state: Mapping[str, Array] | None = None) -> None:
+        if not 0 <= decay <= 1:
+            raise ValueError(f"ErrorMemory decay must lie within 0 to 1, not be {decay!r}.")
+        if dtype not in MEMORY_DTYPES:
+            raise ValueError(f"ErrorMemory dtype must be one of {', '.join(MEMORY_DTYPES)}, not {dtype!r}.")
+        self.decay = decay
+        self.dtype = dtype
+        self._stored_dtype = np.dtype("uint16" if dtype == "bfloat16" else dtype)
+        self._stored: dict[str, Array] = {}
+        for name, error in (state or {}).items():
+            if error.dtype != self._stored_dtype:
+                raise ValueError(
+                    f"The stored memory of tensor {name!r} is {error.dtype}, but a memory of dtype {dtype} stores "
+                    f"{self._stored_dtype}."
+                )
+            self._stored[name] = error
+
+    @property
+    def state(self) -> dict[str, Array]:
+        """The stored errors by tensor name: what a store keeps. Shapes are the tensors'."""
+        return dict(self._stored)
+
+    @property
+    def norm(self) -> float:
+        """Euclidean norm of all stored errors, in the units of the update."""
+        return math.sqrt(sum(_sum_of_squares(self._load(name)) for name in self._stored))
+
+    def compensate(self, update: Mapping[str, Array]) -> dict[str, Array]:
+        """Add the decayed memory to an update.
+
+        Parameters
+        ----------
+        update : mapping of str to ndarray
+            What is to be sent, by tensor name. It is not changed.
+
+        Returns
+        -------
+        dict of str to ndarray
+            The update with its memory, tensor by tensor in at least float32. Tensors without a memory are the same
+            objects as given. If a tensor's shape is not that of its memory, this memory is dropped with a warning.
+        """
+        for name in [n for n in self._stored if n in update and self._stored[n].shape != np.shape(update[n])]:
+            warnings.warn(
+                f"The memory of tensor {name!r} has shape {self._stored[name].shape}, but the tensor has shape "
+                f"{np.shape(update[name])} now: its memory is dropped.",
+                stacklevel=2,
+            )
+            del self._stored[name]
+        return {
+            name: self._add(tensor, name) if self.decay and name in self._stored else tensor
+            for name, tensor in update.items()
+        }
+
+    def keep(self, v: Mapping[str, Array], sent: Mapping[str, Array]) -> None:
+        """Store what `v` had and `sent` has not, for all tensors of `sent`; forget all others.
+
+        Parameters
+        ----------
+        v : mapping of str to ndarray
+            What `compensate` returned.
+        sent : mapping of str to ndarray
+            What the receiver will decode, with the shapes of `v`.
+        """
+        if not self.decay:
+            return
+        self._stored = {name: self._store(_difference(v[name], values)) for name, values in sent.items()}
+
+    def _add(self, tensor: Array, name: str) -> Array:
+        work = np.promote_types(tensor.dtype, np.float32) if tensor.dtype.kind == "f" else np.dtype(np.float32)
+        total = self._load(name).astype(work)  # a copy of its own
+        total *= work.type(self.decay)
+        total += tensor.astype(work, copy=False)
+        return total
+
+    def _load(self, name: str) -> Array:
+        stored = self._stored[name]
+        if self.dtype != "bfloat16":
+            return stored
+        return (stored.astype(np.uint32) << 16).view(np.float32)
+
+    def _store(self, error: Array) -> Array:
+        if self.dtype != "bfloat16":
+            limit = np.finfo(self._stored_dtype).max  # an error too large for float16 is kept as far as it goes
+            return np.clip(error, -limit, limit).astype(self._stored_dtype)
+        bits = error.astype(np.float32).view(np.uint32)
+        # To the nearest, ties to even: half of the dropped part, and one more where the kept part is odd.
+        return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+
+
+def _difference(v: Array, sent: Array) -> Array:
+    work = np.promote_types(v.dtype, np.float32) if v.dtype.kind == "f" else np.dtype(np.float32)
+    return np.subtract(v.astype(work, copy=False), sent.astype(work, copy=False))
+
+
+def _sum_of_squares(x: Array) -> float:
+    return float(np.sum(np.square(x, dtype=np.float64)))
