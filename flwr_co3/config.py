@@ -1,0 +1,145 @@
+"""What the server decides and tells its clients."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from flwr_co3.compress import CODERS, MAX_MAGNITUDE
+from flwr_co3.convert import FloatFormat
+from flwr_co3.correct import MEMORY_DTYPES
+from flwr_co3.rate import RateLimit
+
+ROUNDINGS = ("nearest", "stochastic")
+
+#: BatchNorm's running statistics: they are no sums of gradients, and small.
+BATCH_NORM_STATISTICS = ("*running_mean", "*running_var", "*num_batches_tracked")
+
+
+@dataclass(frozen=True)
+class CO3Config:
+    """All choices of the codec, with defaults for a newcomer.
+
+    Parameters
+    ----------
+    format : str or FloatFormat (default: "fp4")
+        Number format of the levels, at most 255 of them: a name that `FloatFormat` knows, or a format.
+    coder : str (default: "rans")
+        Entropy coder: "rans", which spends fractions of a bit, or "huffman", the CO3 paper's, at least a bit an entry.
+    rate : RateLimit (default: None)
+        Hard limit on the bytes of each update. It sets one scale for the whole model.
+    memory_decay : float (default: 1.0)
+        Share of what was not sent that is added to the next update, 0 to 1. 0 is no memory at all.
+    scale : "optimal" or float (default: "optimal")
+        What updates are multiplied by before rounding. "optimal" minimises each tensor's expected squared error under
+        its generalised normal fit; a number holds for all tensors, in 1 / units of the update: smaller, fewer bits.
+    rounding : str (default: "nearest")
+        "nearest" level, or "stochastic": up or down at random, unbiased.
+    exact : tuple of str (default: BatchNorm's running statistics)
+        Shell patterns of names of tensors that travel without loss.
+    exact_below : int (default: 8)
+        Tensors of fewer entries travel without loss: rounding them saves next to nothing.
+    memory_dtype : str (default: "float32")
+        How the memory is stored: "float32", or "bfloat16" or "float16" in half the space.
+
+    Raises
+    ------
+    ValueError
+        If a value is not one of those.
+
+    Examples
+    --------
+    >>> CO3Config(rate=RateLimit(bits_per_parameter=0.5)).to_json()
+    '{"rate":{"bits_per_parameter":0.5}}'
+    """
+
+    format: str | FloatFormat = "fp4"
+    coder: str = "rans"
+    rate: RateLimit | None = None
+    memory_decay: float = 1.0
+    scale: Literal["optimal"] | float = "optimal"
+    rounding: str = "nearest"
+    exact: tuple[str, ...] = BATCH_NORM_STATISTICS
+    exact_below: int = 8
+    memory_dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        levels = 2 * self.float_format.zero + 1
+        if self.float_format.zero > MAX_MAGNITUDE:
+            raise ValueError(
+                f"CO3Config format {self.format} has {levels} levels, and the entropy coder takes 255 at most: "
+                "choose a format of 8 bits or fewer."
+            )
+        for name, value, choices in (
+            ("coder", self.coder, CODERS),
+            ("rounding", self.rounding, ROUNDINGS),
+            ("memory_dtype", self.memory_dtype, MEMORY_DTYPES),
+        ):
+            if value not in choices:
+                raise ValueError(f"CO3Config {name} must be one of {', '.join(choices)}, not {value!r}.")
+        if not (_is_number(self.memory_decay) and 0 <= self.memory_decay <= 1):
+            raise ValueError(f"CO3Config memory_decay must lie within 0 to 1, not be {self.memory_decay!r}.")
+        if self.scale != "optimal" and not (_is_number(self.scale) and 0 < self.scale < math.inf):
+            raise ValueError(f'CO3Config scale must be "optimal" or a finite number above 0, not {self.scale!r}.')
+        if self.rate is not None and not isinstance(self.rate, RateLimit):
+            raise ValueError(f"CO3Config rate must be a RateLimit or None, not {self.rate!r}.")
+        if self.rate is not None and self.scale != "optimal":
+            raise ValueError("CO3Config takes a rate or a scale, not both: the rate sets the scale.")
+        if isinstance(self.exact, str) or not all(isinstance(pattern, str) for pattern in self.exact):
+            raise ValueError(f"CO3Config exact must be a tuple of shell patterns, not {self.exact!r}.")
+        object.__setattr__(self, "exact", tuple(self.exact))
+        if isinstance(self.exact_below, bool) or not isinstance(self.exact_below, int) or self.exact_below < 0:
+            raise ValueError(f"CO3Config exact_below must be an integer of at least 0, not {self.exact_below!r}.")
+
+    @property
+    def float_format(self) -> FloatFormat:
+        """The format itself."""
+        return self.format if isinstance(self.format, FloatFormat) else FloatFormat(self.format)
+
+    def to_json(self) -> str:
+        """Write what differs from the defaults, as one line of JSON (at least ``{}``)."""
+        fields: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value == field.default:
+                continue
+            if isinstance(value, RateLimit):
+                value = value.to_dict()
+            elif isinstance(value, FloatFormat):
+                value = dataclasses.asdict(value)
+            fields[field.name] = value
+        return json.dumps(fields, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> CO3Config:
+        """Read what `to_json` wrote.
+
+        Raises
+        ------
+        ValueError
+            If it is no such text: perhaps the server runs a newer flwr-co3.
+        """
+        try:
+            fields = json.loads(text)
+            unknown = set(fields) - {field.name for field in dataclasses.fields(cls)}
+            if unknown:
+                raise ValueError(f"unknown option {', '.join(sorted(unknown))}")
+            if isinstance(fields.get("rate"), dict):
+                fields["rate"] = RateLimit(**fields["rate"])
+            if isinstance(fields.get("format"), dict):
+                fields["format"] = FloatFormat(**fields["format"])
+            if "exact" in fields:
+                fields["exact"] = tuple(fields["exact"])
+            return cls(**fields)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"The CO3 configuration {text!r} can't be read: {error}. Do server and client run the same flwr-co3?"
+            ) from error
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,469 @@
+"""The byte layout of a frame, the public contract; ``docs/frame.md`` documents it byte by byte."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from flwr_co3.compress import CODERS, MAX_MAGNITUDE, Model, Plan, read_model, read_stream, write_stream
+from flwr_co3.compress.frequencies import TOTAL
+from flwr_co3.compress.tables import decode_positive, encode_positive
+from flwr_co3.convert import FloatFormat
+from flwr_co3.errors import FrameError
+from flwr_co3.wire import Reader, Writer
+
+Array = npt.NDArray[Any]
+
+MAGIC = b"CO3"
+VERSION = 1
+EMPTY = b"\x00"  # the empty update: no tensor at all, for budgets that hold nothing else
+
+#: A dtype's place is its code on the wire.
+DTYPES = (
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "float32", "float64", "bfloat16", "complex64", "complex128"),
+)
+LOSSY_DTYPES = ("float16", "float32", "float64", "bfloat16")
+
+#: Tensors of so many entries or fewer share one model: a model of their own would cost more than it gains.
+POOLED_ENTRIES = 1024
+
+_HUFFMAN, _TABLE_DEFLATED, _EXACT_DEFLATED, _COMMON_SCALE, _OWN_SCALES = 1, 2, 4, 8, 16
+_FLAGS = 31
+_EXACT = 0x80  # of a dtype's byte
+_MAX_TENSORS = 1 << 16
+_MAX_TABLE_BYTES = 1 << 24
+_MAX_DIMENSIONS = 32
+_MAX_ENTRIES = 1 << 48
+# Without a word from the receiver: enough for any real update, and no gigabyte for a kilobyte.
+_DEFAULT_MAX_BYTES = 1 << 28
+_DEFAULT_MAX_RATIO = 4096
+# What deflate may refer to before it has seen anything: parts of the names that models give their tensors.
+_DICTIONARY = (
+    b"num_batches_tracked.running_mean.running_var.embedding.attention.self_attn.in_proj_weight.out_proj.encoder."
+    b"decoder.blocks.downsample.0.classifier.features.linear.head.norm1.norm2.conv1.conv2.conv3.bn1.bn2.bn3.fc1.fc2."
+    b"layers.0.layer1.0.conv1.fc.weight.bias"
+)
+
+
+class TensorSpec(NamedTuple):
+    """A tensor's dtype (a name, as numpy spells it) and shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, array: Array) -> TensorSpec:
+        """Specification of an array."""
+        return cls(array.dtype.name, tuple(array.shape))
+
+    @property
+    def entries(self) -> int:
+        """Number of entries."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the decoded tensor takes."""
+        return self.entries * _itemsize(self.dtype)
+
+
+def _itemsize(dtype: str) -> int:
+    return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """The numpy dtype of a name; bfloat16 comes with the package ml_dtypes."""
+    if name != "bfloat16":
+        return np.dtype(name)
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        raise FrameError(
+            "The frame holds a bfloat16 tensor, and numpy knows this dtype only with the package ml_dtypes: install it."
+        ) from error
+    bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return bfloat16
+
+
+@dataclass(frozen=True)
+class Header:
+    """All that a frame says before its numbers: what the tensors are, and how they were converted."""
+
+    format: FloatFormat
+    coder: str
+    tensors: Mapping[str, TensorSpec]
+    exact: frozenset[str]  # names of tensors that travel without loss
+
+    @cached_property
+    def groups(self) -> list[list[str]]:
+        """Names of the tensors that share a model: each large one by itself, the small ones together at the end."""
+        lossy = {n: spec.entries for n, spec in self.tensors.items() if n not in self.exact and spec.entries}
+        large = [[name] for name, entries in lossy.items() if entries > POOLED_ENTRIES]
+        small = [name for name, entries in lossy.items() if entries <= POOLED_ENTRIES]
+        return [*large, small] if small else large
+
+    @property
+    def lossy(self) -> list[str]:
+        """Names of the tensors that are converted and have entries, in the order of the groups."""
+        return [name for group in self.groups for name in group]
+
+
+def values_of(fmt: FloatFormat, scale: float, dtype: str) -> Array:
+    """What each symbol decodes to in a tensor of this dtype; levels beyond its range become its largest number."""
+    target = numpy_dtype(dtype)
+    limit = 3.3895313892515355e38 if dtype == "bfloat16" else float(np.finfo(target).max)
+    return np.clip(fmt.values(scale), -limit, limit).astype(target)
+
+
+# -- writing ----------------------------------------------------------------------------------------------------------
+
+
+def write_frame(
+    header: Header,
+    scales: Mapping[str, float],
+    plans: list[Plan],
+    exact: Iterable[Array],
+) -> bytes:
+    """Put a frame together.
+
+    Parameters
+    ----------
+    header : Header
+        What is in it.
+    scales : mapping of str to float
+        The scale of each tensor that is converted: one number of any kind, and others of 16 bits.
+    plans : list of Plan
+        How each group is coded.
+    exact : iterable of ndarray
+        The tensors that travel without loss, in the order of the header.
+    """
+    flags = _HUFFMAN * (header.coder == "huffman")
+    body = Writer()
+    table = _write_table(header)
+    deflated = _deflate(table)
+    if len(deflated) + 3 < len(table):
+        flags |= _TABLE_DEFLATED
+        body.varint(len(table))
+        table = deflated
+    body.block(table)
+    models = Writer()
+    flags |= _write_scales(models, [scales[name] for name in header.lossy])
+    for plan in plans:
+        models += plan.header
+    body.block(bytes(models))
+    raw = b"".join(_little_endian(tensor) for tensor in exact)
+    smaller = zlib.compress(raw, 6)
+    if len(smaller) < len(raw):
+        flags |= _EXACT_DEFLATED
+        raw = smaller
+    body.block(raw)
+    frame = b"".join([MAGIC, bytes([VERSION, flags]), body, write_stream(plans, header.coder)])
+    return frame + zlib.crc32(frame).to_bytes(4, "little")
+
+
+def _write_scales(out: Writer, scales: list[float]) -> int:
+    """Write the scales, and return the flags that say how.
+
+    The one that no 16 bits can hold is written in full, and a code of 0 refers to it.
+    """
+    common = next((s for s in scales if decode_positive(encode_positive(s)) != s), None)
+    if common is None and len(set(scales)) == 1 and len(scales) > 4:
+        common = scales[0]
+    if common is not None:
+        out += np.float64(common).astype("<f8").tobytes()
+    if all(scale == common for scale in scales):
+        return _COMMON_SCALE if scales else 0
+    for scale in scales:
+        out.u16(0 if scale == common else encode_positive(scale))
+    return _OWN_SCALES | (_COMMON_SCALE if common is not None else 0)
+
+
+def _write_table(header: Header) -> bytes:
+    out, fmt, tensors = Writer(), header.format, header.tensors
+    out += bytes([fmt.exponent, fmt.mantissa, fmt.top_exponent])
+    out.varint(2 * fmt.bias if fmt.bias >= 0 else -2 * fmt.bias - 1)
+    out.varint(fmt.reserved)
+    out.varint(len(tensors))
+    for name in tensors:
+        out.block(name.encode())
+    for name, spec in tensors.items():
+        out.u8(DTYPES.index(spec.dtype) | (_EXACT if name in header.exact else 0))
+    for spec in tensors.values():
+        out.varint(len(spec.shape))
+        for size in spec.shape:
+            out.varint(size)
+    return bytes(out)
+
+
+def _deflate(data: bytes) -> bytes:
+    compressor = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zdict=_DICTIONARY)
+    return compressor.compress(data) + compressor.flush()
+
+
+def _little_endian(tensor: Array) -> bytes:
+    if tensor.dtype.byteorder == ">" or (tensor.dtype.byteorder == "=" and not np.little_endian):
+        tensor = tensor.astype(tensor.dtype.newbyteorder("<"))
+    return tensor.tobytes()
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+class FrameReader:
+    """Reads a frame: at once what it holds, and each tensor when it is asked for.
+
+    Parameters
+    ----------
+    frame : bytes
+        The frame.
+    like : mapping of str to TensorSpec, optional
+        What the receiver expects: the same names, dtypes and shapes. The empty update passes too.
+    max_bytes : int, optional
+        Memory that the decoded tensors may take. By default what `like` takes or, without it, 256 MiB and 4 KiB more
+        for each byte of the frame.
+
+    Attributes
+    ----------
+    tensors : dict of str to TensorSpec
+        What the frame holds, in its order; nothing for the empty update.
+    exact : frozenset of str
+        Names of the tensors that travelled without loss.
+
+    Raises
+    ------
+    FrameError
+        If the frame is damaged, of an unknown version, not as expected, or too large.
+    """
+
+    def __init__(
+        self, frame: bytes, *, like: Mapping[str, TensorSpec] | None = None, max_bytes: int | None = None
+    ) -> None:
+        self.tensors: dict[str, TensorSpec] = {}
+        self.exact: frozenset[str] = frozenset()
+        self._symbols: dict[str, npt.NDArray[np.uint8]] | None = None
+        self._models: list[Model] = []
+        self._scales: dict[str, float] = {}
+        if frame == EMPTY:
+            self._header = Header(FloatFormat("fp4"), "rans", self.tensors, self.exact)
+            return
+        flags, body = _open(frame)
+        table = body.varint(_MAX_TABLE_BYTES) if flags & _TABLE_DEFLATED else None
+        self._header = header = _read_table(_inflate_table(body.block(), table), CODERS[flags & _HUFFMAN])
+        self.tensors, self.exact = dict(header.tensors), header.exact
+        if like is not None:
+            _check_like(self.tensors, like)
+        self._check_memory(len(frame), max_bytes, expected=like is not None)
+        models = Reader(body.block(), "section of models")
+        self._read_models(models, flags)
+        self._exact_data = _inflate_exact(body.block(), self._exact_bytes, bool(flags & _EXACT_DEFLATED))
+        self._coded = body.take(body.left)
+
+    @property
+    def _exact_bytes(self) -> int:
+        return sum(spec.nbytes for name, spec in self.tensors.items() if name in self.exact)
+
+    def _check_memory(self, frame_bytes: int, max_bytes: int | None, expected: bool) -> None:
+        needed = sum(spec.nbytes for spec in self.tensors.values())
+        allowed = max_bytes
+        if allowed is None:
+            allowed = needed if expected else _DEFAULT_MAX_BYTES + _DEFAULT_MAX_RATIO * frame_bytes
+        if needed > allowed:
+            raise FrameError(
+                f"The frame's tensors take {needed} bytes, and {allowed} are allowed: if the sender is to be trusted, "
+                "raise max_bytes."
+            )
+        # Each group may need two look-up tables to decode.
+        if not expected and 2 * TOTAL * len(self._header.groups) > max(allowed, _DEFAULT_MAX_BYTES):
+            raise FrameError(f"The frame has {len(self._header.groups)} groups of tensors, more than its size allows.")
+
+    def _read_models(self, reader: Reader, flags: int) -> None:
+        header = self._header
+        common = None
+        if flags & _COMMON_SCALE:
+            common = float(np.frombuffer(reader.take(8), "<f8")[0])
+            if not (math.isfinite(common) and common > 0):
+                raise FrameError(f"The frame's scale is {common}, not a finite number above 0.")
+        for name in header.lossy:
+            code = reader.u16() if flags & _OWN_SCALES else 0
+            self._scales[name] = common if common is not None and not code else decode_positive(code)
+        fmt = header.format
+        for group in header.groups:
+            entries = sum(self.tensors[name].entries for name in group)
+            self._models.append(read_model(reader, entries, fmt.zero, fmt.edges, header.coder == "rans"))
+        reader.finish()
+
+    def read(self, name: str) -> Array:
+        """Decode one tensor.
+
+        The first tensor that is not exact decodes the symbols of all, one byte an entry, and keeps them until `close`.
+
+        Parameters
+        ----------
+        name : str
+            One of `tensors`.
+
+        Returns
+        -------
+        ndarray
+            A new array of the tensor's dtype and shape.
+
+        Raises
+        ------
+        FrameError
+            If the coded stream is not what the header says.
+        """
+        spec = self.tensors[name]
+        dtype = numpy_dtype(spec.dtype)
+        if name in self.exact:
+            return self._read_exact(name).astype(dtype).reshape(spec.shape)
+        if not spec.entries:
+            return np.zeros(spec.shape, dtype)
+        if self._symbols is None:
+            self._symbols = self._decode()
+        values = values_of(self._header.format, self._scales[name], spec.dtype)
+        return values[self._symbols[name]].reshape(spec.shape)
+
+    def verify(self) -> None:
+        """Decode all symbols, and raise FrameError unless that works."""
+        for name, spec in self.tensors.items():
+            numpy_dtype(spec.dtype)
+            if name in self.exact and spec.dtype == "bool" and self._read_exact(name).view(np.uint8).max(initial=0) > 1:
+                raise FrameError(f"Tensor {name!r} is boolean and holds a byte that is neither 0 nor 1.")
+        if self._symbols is None and self._header.lossy:
+            self._symbols = self._decode()
+
+    def close(self) -> None:
+        """Drop the decoded symbols; `read` makes them anew."""
+        self._symbols = None
+
+    def _read_exact(self, name: str) -> Array:
+        names = [n for n in self.tensors if n in self.exact]
+        start = sum(self.tensors[n].nbytes for n in names[: names.index(name)])
+        dtype = numpy_dtype(self.tensors[name].dtype).newbyteorder("<")
+        return np.frombuffer(self._exact_data, dtype, self.tensors[name].entries, start)
+
+    def _decode(self) -> dict[str, npt.NDArray[np.uint8]]:
+        by_group = read_stream(self._coded, self._models, self._header.coder)
+        symbols: dict[str, npt.NDArray[np.uint8]] = {}
+        for names, joined in zip(self._header.groups, by_group, strict=True):
+            ends = np.cumsum([self.tensors[name].entries for name in names])
+            symbols.update(zip(names, np.split(joined, ends[:-1]), strict=True))
+        return symbols
+
+
+def _open(frame: bytes) -> tuple[int, Reader]:
+    """Check a frame's ends, and return its flags and what lies between."""
+    if bytes(frame[:3]) != MAGIC:
+        raise FrameError(f"This is no CO3 frame: it begins with {bytes(frame[:3])!r} instead of {MAGIC!r}.")
+    if len(frame) < len(MAGIC) + 6:
+        raise FrameError(f"The frame is cut: {len(frame)} bytes are too few for any frame.")
+    if frame[3] != VERSION:
+        raise FrameError(
+            f"The frame has version {frame[3]}, and this flwr-co3 reads version {VERSION}: update the older side."
+        )
+    if zlib.crc32(frame[:-4]) != int.from_bytes(frame[-4:], "little"):
+        raise FrameError("The frame is damaged: its checksum does not match its bytes.")
+    flags = frame[4]
+    if flags & ~_FLAGS:
+        raise FrameError(f"The frame has flags {flags:#04x}, some of which this version doesn't know.")
+    return flags, Reader(memoryview(frame)[5:-4], "frame")
+
+
+def _inflate_table(data: memoryview, size: int | None) -> Reader:
+    if size is None:
+        return Reader(data, "table of tensors")
+    return Reader(
+        _inflate(data, size, zlib.decompressobj(-15, zdict=_DICTIONARY), "table of tensors"), "table of tensors"
+    )
+
+
+def _inflate_exact(data: memoryview, size: int, deflated: bool) -> bytes:
+    raw = _inflate(data, size, zlib.decompressobj(), "exact tensors") if deflated else bytes(data)
+    if len(raw) != size:
+        raise FrameError(f"The exact tensors have {len(raw)} bytes, and their shapes need {size}.")
+    return raw
+
+
+def _inflate(data: memoryview, size: int, inflater: Any, what: str) -> bytes:
+    """Inflate to exactly `size` bytes, and never to more."""
+    try:
+        raw: bytes = inflater.decompress(data, size + 1)
+    except zlib.error as error:
+        raise FrameError(f"The {what} can't be inflated: {error}.") from error
+    if len(raw) != size or not inflater.eof or inflater.unused_data:
+        raise FrameError(f"The {what} doesn't inflate to the {size} bytes that the frame says.")
+    return raw
+
+
+def _read_table(reader: Reader, coder: str) -> Header:
+    fmt = _read_format(reader)
+    count = reader.varint(min(_MAX_TENSORS, reader.left))
+    names = [_read_name(reader) for _ in range(count)]
+    if len(set(names)) != count:
+        raise FrameError("The frame names a tensor twice.")
+    kinds = bytes(reader.take(count))
+    tensors, exact = {}, set()
+    for name, kind in zip(names, kinds, strict=True):
+        code = kind & ~_EXACT
+        if code >= len(DTYPES):
+            raise FrameError(f"Tensor {name!r} has a dtype, number {code}, that this version doesn't know.")
+        if kind & _EXACT:
+            exact.add(name)
+        elif DTYPES[code] not in LOSSY_DTYPES:
+            raise FrameError(f"Tensor {name!r} is {DTYPES[code]} and not marked exact.")
+        shape = tuple(reader.varint(_MAX_ENTRIES) for _ in range(reader.varint(_MAX_DIMENSIONS)))
+        tensors[name] = TensorSpec(DTYPES[code], shape)
+        if math.prod(size for size in shape if size) > _MAX_ENTRIES:
+            raise FrameError(f"Tensor {name!r} claims the shape {shape}.")
+    reader.finish()
+    return Header(fmt, coder, tensors, frozenset(exact))
+
+
+def _read_format(reader: Reader) -> FloatFormat:
+    exponent, mantissa, top_exponent = reader.take(3)
+    bias, reserved = reader.varint(1 << 10), reader.varint(1 << 16)
+    if top_exponent > 1:
+        raise FrameError("The frame's number format is malformed.")
+    try:
+        fmt = FloatFormat(
+            exponent=exponent,
+            mantissa=mantissa,
+            bias=bias // 2 if bias % 2 == 0 else -(bias + 1) // 2,
+            top_exponent=bool(top_exponent),
+            reserved=reserved,
+        )
+    except ValueError as error:
+        raise FrameError(f"The frame's number format can't be: {error}") from error
+    if fmt.zero > MAX_MAGNITUDE:
+        raise FrameError(f"The frame's number format {fmt} has more than 255 levels.")
+    return fmt
+
+
+def _read_name(reader: Reader) -> str:
+    try:
+        return str(reader.block(), "utf-8")
+    except UnicodeDecodeError as error:
+        raise FrameError("A tensor's name is not UTF-8.") from error
+
+
+def _check_like(tensors: Mapping[str, TensorSpec], like: Mapping[str, TensorSpec]) -> None:
+    for name, spec in like.items():
+        if name not in tensors:
+            raise FrameError(f"The frame lacks tensor {name!r}, which the receiver's model has.")
+        if tensors[name] != spec:
+            found = tensors[name]
+            raise FrameError(
+                f"Tensor {name!r} is {found.dtype} of shape {found.shape}, and the receiver's model has {spec.dtype} "
+                f"of shape {spec.shape}."
+            )
+    for name in tensors:
+        if name not in like:
+            raise FrameError(f"The frame holds tensor {name!r}, which the receiver's model lacks.")

@@ -1,0 +1,207 @@
+"""Budgets: at most so many bytes, and the scale that makes the most of them."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from flwr_co3.convert import FloatFormat
+from flwr_co3.gennorm import BLOCK
+
+if TYPE_CHECKING:
+    from flwr_co3.update import Update
+
+
+@dataclass(frozen=True)
+class RateLimit:
+    """A hard limit on the bytes of a client's update in a round.
+
+    Give `bits_per_parameter`, or `bytes_per_round`, or `bits_per_second` with `seconds`.
+
+    Parameters
+    ----------
+    bits_per_parameter : float, optional
+        Bits for each entry of the model, exact tensors counted too.
+    bytes_per_round : int, optional
+        Bytes for each update.
+    bits_per_second : float, optional
+        Speed of the client's uplink.
+    seconds : float, optional
+        Time that an update may take at that speed.
+
+    Raises
+    ------
+    ValueError
+        If none or several of the three forms are given, or a number is not finite and above 0.
+
+    Examples
+    --------
+    >>> RateLimit(bits_per_parameter=0.1).bytes_for(1_000_000)
+    12500
+    >>> RateLimit(bits_per_second=1e6, seconds=0.5).bytes_for(1_000_000)
+    62500
+    """
+
+    bits_per_parameter: float | None = None
+    bytes_per_round: int | None = None
+    bits_per_second: float | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the limit is one limit."""
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        if set(given) not in ({"bits_per_parameter"}, {"bytes_per_round"}, {"bits_per_second", "seconds"}):
+            raise ValueError(
+                "RateLimit takes bits_per_parameter, or bytes_per_round, or bits_per_second with seconds, "
+                f"not {' and '.join(given) or 'nothing'}."
+            )
+        for name, value in given.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise ValueError(f"RateLimit {name} must be a number, not {value!r}.")
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"RateLimit {name} must be finite and above 0, not {value!r}.")
+
+    def bytes_for(self, parameters: int) -> int:
+        """Bytes allowed for an update of so many entries; at least 1, the size of the empty update."""
+        if self.bytes_per_round is not None:
+            allowed = float(self.bytes_per_round)
+        elif self.bits_per_parameter is not None:
+            allowed = self.bits_per_parameter * parameters / 8
+        else:
+            assert self.bits_per_second is not None and self.seconds is not None
+            allowed = self.bits_per_second * self.seconds / 8
+        return max(1, math.floor(allowed))
+
+    def to_dict(self) -> dict[str, float]:
+        """The fields that are given."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+# Encodings that a budget may take, and what share of it each aims for.
+_AIMS = (0.998, 0.998, 0.994)
+_GOOD = 0.995
+
+# Magnitudes are counted by the highest 15 bits of their float64: 16 bins in each octave.
+_BIN_SHIFT = 48
+_BINS = 1 << 15
+_TABLE_BITS = 64
+
+
+class _Encoded(Protocol):
+    @property
+    def frame(self) -> bytes: ...
+
+
+E = TypeVar("E", bound=_Encoded)
+
+
+def largest_within(budget: int, fixed: int, update: Update, encode: Callable[[Mapping[str, float]], E]) -> E | None:
+    """Encode an update with the least squared error that a budget allows.
+
+    Parameters
+    ----------
+    budget : int
+        Bytes that the frame may have.
+    fixed : int
+        Bytes of the frame that don't depend on the scale.
+    update : Update
+        What is to be encoded.
+    encode : callable
+        Encodes at a scale for each tensor.
+
+    Returns
+    -------
+    what `encode` returns, or None
+        The largest frame within the budget of at most three; None if none of them fits.
+
+    Notes
+    -----
+    Each tensor at its own optimal scale if that fits. Else all tensors share one scale, the largest that fits: reverse
+    water-filling, for a given total of bits equal steps lose least. No tensor gets a scale above its optimal one,
+    where its levels saturate. One pass counts magnitudes, from which the size at any scale follows nearly; each
+    encoding corrects that estimate.
+    """
+    optimal = update.optimal_scales
+    if not optimal:
+        return None
+    groups = update.header.groups
+    counts = MagnitudeCounts(update.header.format, [[update.tensors[name] for name in names] for names in groups])
+    caps = np.array([statistics.geometric_mean([optimal[name] for name in names]) for names in groups])
+    best: E | None = None
+    correction = 1.0
+    for aim in _AIMS:
+        common = counts.scale_for(8 * (budget * aim - fixed) / correction, caps)
+        candidate = encode({name: min(scale, common) for name, scale in optimal.items()})
+        size = len(candidate.frame)
+        if size <= budget and (best is None or size > len(best.frame)):
+            best = candidate
+        if size <= budget and (size >= _GOOD * budget or common >= max(caps)):
+            break
+        correction = 8 * max(size - fixed, 1) / max(counts.bits(np.minimum(caps, common)), 1)
+    return best
+
+
+class MagnitudeCounts:
+    """How many values lie below any magnitude: one pass over the data, then any scale can be judged.
+
+    Parameters
+    ----------
+    fmt : FloatFormat
+        The format whose levels are counted.
+    groups : list of list of ndarray
+        The tensors of each group that shares a model.
+    """
+
+    def __init__(self, fmt: FloatFormat, groups: list[list[npt.NDArray[Any]]]) -> None:
+        counts = np.zeros((len(groups), _BINS + 1), np.int64)
+        for row, tensors in zip(counts, groups, strict=True):
+            for tensor in tensors:
+                flat = tensor.reshape(-1)
+                for start in range(0, flat.size, BLOCK):
+                    block = np.abs(flat[start : start + BLOCK].astype(np.float64))
+                    # Entry k + 1 counts bin k, so that sums up to k are the values below bin k.
+                    row[1:] += np.bincount(block.view(np.int64) >> _BIN_SHIFT, minlength=_BINS)
+        self._edges = fmt.edges
+        self._below = np.cumsum(counts, axis=1).astype(np.float64)
+
+    def bits(self, scales: npt.NDArray[np.float64]) -> float:
+        """Bits of the levels of all groups, each at its scale: their entropy and some bytes a group for its table."""
+        total = self._below[:, -1]
+        with np.errstate(over="ignore"):  # beyond any real value bins have infinite ends
+            edges = np.minimum(self._edges / scales[:, None], 2.0**1000)
+        below = np.concatenate([np.zeros((len(total), 1)), self._values_below(edges), total[:, None]], axis=1)
+        counts = np.diff(below, axis=1)
+        share = np.divide(counts, total[:, None], out=np.ones_like(counts), where=counts > 0)
+        nonzero = total - counts[:, 0]
+        # A level that isn't 0 has a sign, which costs one bit.
+        entropy = nonzero - np.sum(counts * np.log2(share), axis=1)
+        return float(np.sum(entropy + np.where(nonzero > 0.5, _TABLE_BITS, 0)))
+
+    def scale_for(self, bits: float, caps: npt.NDArray[np.float64]) -> float:
+        """Largest scale at which all groups take at most `bits`, none of them at a scale above its cap."""
+        high = math.log2(float(caps.max()))
+        if self.bits(caps) <= bits:
+            return float(caps.max()) * 2
+        low = high - 60
+        for _ in range(40):
+            middle = 0.5 * (low + high)
+            if self.bits(np.minimum(caps, 2.0**middle)) > bits:
+                high = middle
+            else:
+                low = middle
+        return float(2.0**low)
+
+    def _values_below(self, magnitudes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Values below each magnitude, shape (groups, magnitudes) of both; linear within a bin."""
+        index = magnitudes.view(np.int64) >> _BIN_SHIFT
+        low = (index << _BIN_SHIFT).view(np.float64)
+        high = ((index + 1) << _BIN_SHIFT).view(np.float64)
+        left = np.take_along_axis(self._below, index, axis=1)
+        right = np.take_along_axis(self._below, index + 1, axis=1)
+        return left + (magnitudes - low) / (high - low) * (right - left)
