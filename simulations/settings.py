@@ -1,0 +1,80 @@
+"""Every choice of a training run in one record, however it was given: run config, command line or message."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flwr.app import ConfigRecord
+
+_MESSAGE_KEY = "settings"
+_POSITIVE = ("local_epochs", "batch_size", "learning_rate", "rounds")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is trained, on what, by whom and how; all but the scheme that carries the updates.
+
+    The defaults are those of ``[tool.flwr.app.config]``, where underscores are written as hyphens.
+    """
+
+    dataset: str = "digits"  # "digits", or an image data set on the Hub or in a local folder
+    partitioner: str = "dirichlet:alpha=0.5"  # iid | dirichlet:alpha= | shards:classes=
+    model: str = "cnn"  # cnn | resnet18 | torchvision:<name>
+    strategy: str = "fedavg"  # the inner strategy, such as fedavgm:server_momentum=0.9
+    fraction_train: float = 1.0  # share of the clients that train in a round
+    rounds: int = 20
+    local_epochs: int = 1
+    batch_size: int = 16
+    optimizer: str = "sgd"  # sgd | adam
+    learning_rate: float = 0.05
+    momentum: float = 0.9  # of the clients' SGD
+    seed: int = 0  # partitions, initial weights, batch order, sampled clients
+
+    def __post_init__(self) -> None:
+        for name in _POSITIVE:
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{_written(name)} is {getattr(self, name)}, but must be more than 0.")
+        if not 0 < self.fraction_train <= 1:
+            raise ValueError(f"fraction-train is {self.fraction_train}, but must be above 0 and at most 1.")
+        if self.optimizer not in ("sgd", "adam"):
+            raise ValueError(f"There is no optimizer {self.optimizer!r}. Choose one of: sgd, adam.")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum is {self.momentum}, but must be at least 0 and below 1.")
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "Settings":
+        """Read the settings out of a Flower run config; keys that name no field are left to others.
+
+        Raises
+        ------
+        ValueError
+            If a value can't be read as its field's type, or is out of range.
+        """
+        fields = {_written(field.name): field for field in dataclasses.fields(cls)}
+        given = {field.name: _typed(config[key], field) for key, field in fields.items() if key in config}
+        return cls(**given)
+
+    def to_record(self) -> ConfigRecord:
+        """Pack the settings into the record that goes to the clients with every training message."""
+        return ConfigRecord({_MESSAGE_KEY: json.dumps(dataclasses.asdict(self), separators=(",", ":"))})
+
+    @classmethod
+    def from_record(cls, record: ConfigRecord) -> "Settings":
+        """Unpack what :meth:`to_record` packed."""
+        return cls(**json.loads(str(record[_MESSAGE_KEY])))
+
+
+def _written(field_name: str) -> str:
+    return field_name.replace("_", "-")
+
+
+def _typed(value: Any, field: "dataclasses.Field[Any]") -> Any:
+    kind: type[Any] = type(field.default)
+    if kind is int and not (isinstance(value, int) or str(value).lstrip("-").isdigit()):
+        raise ValueError(f"{_written(field.name)} is {value!r}, but must be a whole number.")
+    try:
+        return kind(value)
+    except ValueError:
+        raise ValueError(f"{_written(field.name)} is {value!r}, but must be a number.") from None
