@@ -1,0 +1,139 @@
+"""The commands of ``python -m simulations``."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from simulations.choices import split_choices
+from simulations.settings import Settings
+
+if TYPE_CHECKING:
+    from simulations.results import Comparison
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Federated training with CO3 through Flower's Simulation Runtime.",
+)
+_DEFAULTS = Settings()
+_console = Console()
+
+
+@app.command()
+def compare(
+    schemes: Annotated[
+        str,
+        typer.Option(
+            help="Names separated by commas, with settings: fedavg,co3-fp4,co3:format=fp4,scale=40. "
+            "'default' stands for the default ones."
+        ),
+    ] = "default",
+    dataset: Annotated[
+        str, typer.Option(help="digits, a local folder, or the name of an image data set on the Hub.")
+    ] = _DEFAULTS.dataset,
+    clients: Annotated[int, typer.Option(help="Number of simulated clients.")] = 10,
+    partitioner: Annotated[
+        str, typer.Option(help="iid, dirichlet:alpha=0.5 or shards:classes=2.")
+    ] = _DEFAULTS.partitioner,
+    fraction_train: Annotated[
+        float, typer.Option(help="Share of the clients that train in a round.")
+    ] = _DEFAULTS.fraction_train,
+    model: Annotated[str, typer.Option(help="cnn, resnet18 or torchvision:<name>.")] = _DEFAULTS.model,
+    rounds: Annotated[int, typer.Option(help="Rounds of training.")] = _DEFAULTS.rounds,
+    local_epochs: Annotated[int, typer.Option(help="A client's epochs in a round.")] = _DEFAULTS.local_epochs,
+    batch_size: Annotated[int, typer.Option(help="Examples in a batch.")] = _DEFAULTS.batch_size,
+    optimizer: Annotated[str, typer.Option(help="The clients' optimiser: sgd or adam.")] = _DEFAULTS.optimizer,
+    learning_rate: Annotated[float, typer.Option(help="The clients' learning rate.")] = _DEFAULTS.learning_rate,
+    momentum: Annotated[float, typer.Option(help="The clients' momentum, for sgd.")] = _DEFAULTS.momentum,
+    strategy: Annotated[
+        str, typer.Option(help="The strategy that aggregates, such as fedavgm:server_momentum=0.9.")
+    ] = _DEFAULTS.strategy,
+    seeds: Annotated[int, typer.Option(help="Repeat everything with so many seeds.")] = 1,
+    first_seed: Annotated[int, typer.Option(help="The first of the seeds.")] = _DEFAULTS.seed,
+    parallel: Annotated[
+        int | None, typer.Option(help="Clients that train at once.", show_default="one per processor")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for results and report; what is there is replaced.")] = Path(
+        "results"
+    ),
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show Flower's own log.")] = False,
+) -> None:
+    """Train the same model with several schemes and report accuracy against bytes.
+
+    Ends with a table here, and results.json, rounds.csv, report.html and the figures in the folder --out.
+    """
+    # The packages that train take seconds to import; --help and errors in options shouldn't.
+    from simulations.compare import Plan
+    from simulations.compare import compare as run
+    from simulations.schemes import make_schemes
+
+    settings = Settings(
+        dataset=dataset,
+        partitioner=partitioner,
+        model=model,
+        strategy=strategy,
+        fraction_train=fraction_train,
+        rounds=rounds,
+        local_epochs=local_epochs,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        learning_rate=learning_rate,
+        momentum=momentum,
+        seed=first_seed,
+    )
+    if seeds < 1:
+        raise ValueError(f"{seeds} seeds are none at all: give at least one.")
+    plan = Plan(
+        settings=settings,
+        schemes=make_schemes(split_choices(schemes)),
+        seeds=list(range(first_seed, first_seed + seeds)),
+        clients=clients,
+        parallel=parallel,
+    )
+    plan.check()
+    comparison = run(plan, out, _console, verbose=verbose, command=_command())
+    _finish(comparison, out)
+
+
+@app.command()
+def report(folders: Annotated[list[Path], typer.Argument(help="Folders of earlier comparisons.")]) -> None:
+    """Make tables, figures and report.html again from results.json."""
+    from simulations.results import Comparison
+
+    for folder in folders:
+        _finish(Comparison.load(folder), folder)
+
+
+def _finish(comparison: "Comparison", folder: Path) -> None:
+    """Show the table and write the report of what there is; say so if that isn't everything."""
+    from simulations.report import write_report
+    from simulations.results import problems
+    from simulations.tables import terminal_table
+
+    trouble = " ".join(problems(comparison))
+    if not comparison.summaries():
+        raise RuntimeError(f"There is nothing to report. {trouble} Flower's log is in {folder}.")
+    page = write_report(comparison, folder)
+    _console.print(terminal_table(comparison))
+    _console.print(f"Report: {page}", highlight=False, soft_wrap=True)
+    if trouble:
+        raise RuntimeError(f"The comparison is incomplete. {trouble}")
+
+
+def _command() -> str:
+    """Return the command line that was given, to be repeated by whoever reads the report."""
+    return shlex.join(["python", "-m", "simulations", *sys.argv[1:]])
+
+
+def main() -> None:
+    """Run the command line; an error is a sentence and not a traceback."""
+    try:
+        app(prog_name="python -m simulations")
+    except (ValueError, ImportError, RuntimeError, OSError) as error:
+        Console(stderr=True).print(f"[bold red]Error:[/bold red] {error}", highlight=False)
+        sys.exit(1)

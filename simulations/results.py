@@ -1,0 +1,224 @@
+"""What a comparison found, in memory and on disk: ``results.json`` and ``rounds.csv``."""
+
+import csv
+import dataclasses
+import json
+import math
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from simulations.federation import RoundResult
+from simulations.fits import LayerFit
+from simulations.schemes import PLAIN
+from simulations.settings import Settings
+
+RESULTS_FILE = "results.json"
+ROUNDS_FILE = "rounds.csv"
+_FORMAT = 1
+_LAST_SHARE = 0.2  # of the rounds; the final accuracy is their mean, as single rounds are noisy
+
+
+@dataclass
+class Run:
+    """One scheme trained with one seed.
+
+    Attributes
+    ----------
+    rounds : list of RoundResult
+        Round 0 is the untrained model.
+    problem : str
+        Why the run ended early; empty if it didn't.
+    """
+
+    scheme: str
+    seed: int
+    rounds: list[RoundResult] = field(default_factory=list)
+    problem: str = ""
+
+    @property
+    def final_accuracy(self) -> float:
+        """Mean accuracy of the last fifth of the rounds, at least one."""
+        count = max(1, math.ceil(_LAST_SHARE * (len(self.rounds) - 1)))
+        return statistics.fmean(result.accuracy for result in self.rounds[-count:])
+
+    @property
+    def uplink_bytes(self) -> int:
+        """Bytes of all messages from the clients, over all rounds."""
+        return sum(result.uplink_bytes for result in self.rounds)
+
+    @property
+    def bits_per_parameter(self) -> float:
+        """Mean over the rounds."""
+        return statistics.fmean(result.bits_per_parameter for result in self.rounds[1:] or self.rounds)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One row of the table: a scheme over all seeds.
+
+    Attributes
+    ----------
+    accuracy, spread : float
+        Mean over the seeds of the final accuracy, and its standard deviation (0 for one seed).
+    bits_per_parameter, uplink_bytes, uplink_bytes_per_message : float
+        Means over the seeds.
+    ratio : float or None
+        FedAvg's bytes over this scheme's, None without FedAvg.
+    nmse, encode_seconds : float or None
+        Means over rounds and seeds.
+    """
+
+    scheme: str
+    label: str
+    seeds: int
+    accuracy: float
+    spread: float
+    bits_per_parameter: float
+    uplink_bytes: float
+    uplink_bytes_per_message: float
+    ratio: float | None
+    nmse: float | None
+    encode_seconds: float | None
+
+
+@dataclass
+class Comparison:
+    """Several schemes on one task.
+
+    Attributes
+    ----------
+    labels : dict
+        The schemes' labels by name, in the order in which they are shown.
+    runs : list of Run
+        In the order in which they were made.
+    fits : list of LayerFit
+        How well distributions fit real updates; empty without plain FedAvg.
+    environment : dict
+        Versions of what it was made with.
+    problem : str
+        Why the comparison is incomplete; empty if it isn't.
+    """
+
+    settings: Settings
+    clients: int
+    seeds: list[int]
+    labels: dict[str, str]
+    runs: list[Run] = field(default_factory=list)
+    fits: list[LayerFit] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+    command: str = ""
+    started: str = ""
+    seconds: float = 0.0
+    problem: str = ""
+
+    def runs_of(self, scheme: str) -> list[Run]:
+        """Return the runs of a scheme that got through at least one round."""
+        return [run for run in self.runs if run.scheme == scheme and len(run.rounds) > 1]
+
+    def summaries(self) -> list[Summary]:
+        """Return one summary for each scheme that has results."""
+        return [_summarise(self, scheme) for scheme in self.labels if self.runs_of(scheme)]
+
+    def save(self, folder: Path) -> None:
+        """Write ``results.json`` and ``rounds.csv``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {"format": _FORMAT, **dataclasses.asdict(self)}
+        _write(folder / RESULTS_FILE, json.dumps(content, indent=1))
+        with (folder / ROUNDS_FILE).open("w", newline="", encoding="utf-8") as file:
+            names = [each.name for each in dataclasses.fields(RoundResult)]
+            table = csv.writer(file)
+            table.writerow(["scheme", "seed", *names])
+            for run in self.runs:
+                table.writerows([run.scheme, run.seed, *dataclasses.astuple(result)] for result in run.rounds)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Comparison":
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        ValueError
+            If there is no such file, or it isn't one of ours.
+        """
+        path = folder / RESULTS_FILE
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ValueError(f"There is no {RESULTS_FILE} in {folder}: give the folder of a comparison.") from None
+        except ValueError as error:
+            raise ValueError(f"{path} is not a JSON file: {error}.") from error
+        if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
+            raise ValueError(f"{path} is not a file of results in format {_FORMAT}: make the comparison again.")
+        return _revive(content)
+
+
+def problems(comparison: Comparison) -> list[str]:
+    """List what went wrong, in sentences."""
+    labels = comparison.labels
+    runs = [
+        f"{labels[run.scheme]}, seed {run.seed}, ended after round {len(run.rounds[1:])}: {run.problem}"
+        for run in comparison.runs
+        if run.problem
+    ]
+    done = {(run.scheme, run.seed) for run in comparison.runs}
+    missing = len(comparison.seeds) * len(labels) - len(done)
+    return [
+        *([comparison.problem] if comparison.problem else []),
+        *runs,
+        *([f"{missing} of {missing + len(done)} runs were not started."] if missing else []),
+    ]
+
+
+def _revive(content: dict[str, Any]) -> Comparison:
+    runs = [
+        Run(**{**run, "rounds": [RoundResult(**result) for result in run["rounds"]]}) for run in content.pop("runs")
+    ]
+    fits = [LayerFit.revive(fit) for fit in content.pop("fits")]
+    return Comparison(**{**content, "settings": Settings(**content["settings"]), "runs": runs, "fits": fits})
+
+
+def _summarise(comparison: Comparison, scheme: str) -> Summary:
+    runs = comparison.runs_of(scheme)
+    accuracies = [run.final_accuracy for run in runs]
+    replies = sum(result.replies + result.failures for run in runs for result in run.rounds)
+    uplink = statistics.fmean(run.uplink_bytes for run in runs)
+    return Summary(
+        scheme=scheme,
+        label=comparison.labels[scheme],
+        seeds=len(runs),
+        accuracy=statistics.fmean(accuracies),
+        spread=statistics.stdev(accuracies) if len(runs) > 1 else 0.0,
+        bits_per_parameter=statistics.fmean(run.bits_per_parameter for run in runs),
+        uplink_bytes=uplink,
+        uplink_bytes_per_message=sum(run.uplink_bytes for run in runs) / max(replies, 1),
+        ratio=_ratio(comparison, runs),
+        nmse=_mean(result.nmse for run in runs for result in run.rounds),
+        encode_seconds=_mean(result.encode_seconds for run in runs for result in run.rounds),
+    )
+
+
+def _ratio(comparison: Comparison, runs: list[Run]) -> float | None:
+    """Compare bytes per round with FedAvg's, so that a run that ended early counts fairly."""
+    plain = comparison.runs_of(PLAIN)
+    if not plain:
+        return None
+    return _bytes_per_round(plain) / max(_bytes_per_round(runs), 1.0)
+
+
+def _bytes_per_round(runs: list[Run]) -> float:
+    return sum(run.uplink_bytes for run in runs) / sum(len(run.rounds) - 1 for run in runs)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file at once, so that an interruption never leaves half of one."""
+    temporary = path.with_suffix(".part")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,151 @@
+"""Flower's Simulation Runtime inside one process: the only file that knows how it is started and silenced."""
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+import torch
+from flwr.app import ConfigRecordValues, Context
+from flwr.serverapp import Grid, ServerApp
+from rich.console import Console
+
+from simulations.client_app import app as client_app
+
+
+class SimulationError(RuntimeError):
+    """Flower's Simulation Runtime could not be started, or broke down."""
+
+
+def simulate(
+    server: Callable[[Grid], None], *, clients: int, parallel: int | None = None, verbose: bool = False
+) -> None:
+    """Run ``server`` with simulated clients, and end every process that was started for it.
+
+    ``flwr run`` starts a SuperLink, which starts Ray anew for every run: some 20 seconds each. A comparison
+    consists of many runs, so it is one run for Flower, in this process, whose server trains scheme after
+    scheme and can draw on the terminal meanwhile. ``flwr.simulation.run_simulation`` is the way to do that;
+    it is deprecated in favour of ``flwr run``, which has no such way yet.
+
+    Parameters
+    ----------
+    server : Callable
+        Gets the grid of the clients; runs in a thread of its own.
+    clients : int
+        Number of simulated clients.
+    parallel : int, optional
+        How many of them train at once; as many as there are processors unless given.
+    verbose : bool (default: False)
+        Also show what Ray's processes print.
+
+    Raises
+    ------
+    SimulationError
+        If the runtime breaks down.
+    """
+    from flwr.simulation import run_simulation
+
+    parallel = min(parallel or len(os.sched_getaffinity(0)), clients)
+    server_app = ServerApp()
+    failure: list[BaseException] = []
+
+    @server_app.main()
+    def main(grid: Grid, context: Context) -> None:
+        try:
+            server(grid)
+        except Exception as error:
+            failure.append(error)
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            run_simulation(
+                server_app=server_app,
+                client_app=client_app,
+                num_supernodes=clients,
+                backend_config=_backend(parallel, verbose),
+            )
+    except Exception as error:
+        raise SimulationError(
+            f"Flower's Simulation Runtime broke down: {error.__cause__ or error}. --verbose shows its log."
+        ) from error
+    finally:
+        _end_ray()
+    if failure:
+        raise failure[0]
+
+
+def _backend(parallel: int, verbose: bool) -> dict[str, dict[str, ConfigRecordValues]]:
+    """Ask for ``parallel`` actors: one processor each, and a share of the GPU when there is one.
+
+    Ray gives each actor as many threads as processors, so that PyTorch in a client doesn't fight the other
+    clients.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's announcement of a change to come
+    gpus = torch.cuda.device_count()
+    return {
+        "init_args": {
+            "num_cpus": parallel,
+            "num_gpus": gpus,
+            "include_dashboard": False,
+            "log_to_driver": verbose,
+            "logging_level": "INFO" if verbose else "ERROR",
+        },
+        "client_resources": {"num_cpus": 1, "num_gpus": gpus / parallel},
+    }
+
+
+def _end_ray() -> None:
+    import ray
+
+    ray.shutdown()
+
+
+@contextlib.contextmanager
+def flower_log(file: Path | None) -> Iterator[None]:
+    """Send Flower's log to ``file`` instead of the terminal; None leaves it there."""
+    if file is None:
+        yield
+        return
+    logger = logging.getLogger("flwr")
+    before = logger.handlers[:]
+    to_file = logging.FileHandler(file, mode="w", encoding="utf-8")
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.handlers = [to_file]
+    try:
+        yield
+    finally:
+        logger.handlers = before
+        to_file.close()
+
+
+@contextlib.contextmanager
+def stoppable(stop: threading.Event, console: Console, last_wish: Callable[[], None]) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM set ``stop``; a second one does ``last_wish`` and ends the process at once.
+
+    Flower's runtime waits for its threads when it is interrupted, and these for the server: a plain Ctrl-C
+    would hang.
+    """
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if not stop.is_set():
+            stop.set()
+            console.print("[yellow]Stopping after this round; press Ctrl-C again to stop at once.[/yellow]")
+            return
+        last_wish()
+        _end_ray()
+        os._exit(128 + number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, on_signal) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
