@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
 
 #: The shapes that the library fits, codes and optimises for.
 SHAPE_RANGE = (0.2, 4.0)
@@ -214,12 +213,16 @@ class GenNorm:
 
     def cdf(self, x: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Probability of a value up to `x` (any shape)."""
+        from scipy import special  # slow to import, and no encoding needs it
+
         x = np.asarray(x, dtype=np.float64)
         inside = special.gammainc(1 / self.shape, np.abs(x / self.scale) ** self.shape)
         return np.asarray(0.5 + 0.5 * np.sign(x) * inside)
 
     def ppf(self, q: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Quantile: the value below which the share `q` in [0, 1] lies; NaN outside that range."""
+        from scipy import special
+
         q = np.asarray(q, dtype=np.float64)
         inside = special.gammaincinv(1 / self.shape, np.abs(2 * q - 1))
         return np.asarray(np.sign(q - 0.5) * self.scale * inside ** (1 / self.shape))

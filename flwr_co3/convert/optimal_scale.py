@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
 
+from flwr_co3.arithmetic import Floats, incomplete_gamma, power
 from flwr_co3.convert.float_format import FloatFormat
 from flwr_co3.gennorm import GenNorm
 
-_GRID_STEP = 1 / 8  # octaves; the distortion has at most one minimum between two levels of a binade
-_GOLDEN = (math.sqrt(5) - 1) / 2
+# Octaves of scale. A format's levels repeat every octave, and the error with them.
+_COARSE_STEP = 1 / 8
+_FINE_STEP = 1 / 64
+_PLATEAU = 1.002
 
 
 def distortion(fmt: FloatFormat, model: GenNorm, scale: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -42,9 +43,9 @@ def distortion(fmt: FloatFormat, model: GenNorm, scale: npt.ArrayLike) -> npt.ND
     b = model.shape
     scales = np.asarray(scale, dtype=np.float64)[..., None]
     with np.errstate(over="ignore"):
-        edges = (fmt.edges / (scales * model.scale)) ** b
-    probability = np.diff(special.gammainc(1 / b, edges), append=1.0)
-    partial_mean = np.diff(special.gammainc(2 / b, edges), append=1.0) * model.mean_abs
+        edges = power(np.minimum(fmt.edges / (scales * model.scale), 1e300), b)
+    probability = np.diff(incomplete_gamma(1 / b, edges), append=1.0)
+    partial_mean = np.diff(incomplete_gamma(2 / b, edges), append=1.0) * model.mean_abs
     level = fmt.magnitudes[1:] / scales
     gain = np.sum(level * (2 * partial_mean - level * probability), axis=-1)
     return np.asarray(1 - gain / model.std**2)
@@ -68,7 +69,7 @@ def optimal_scale(fmt: FloatFormat, model: GenNorm) -> float:
     Notes
     -----
     Computed, not the quartic in the shape of the authors' code, which is far off for heavy tails. Formats with many
-    exponents have a plateau of nearly equal minima, an octave apart; the smallest scale among those within .1 % of
+    exponents have a plateau of nearly equal minima, an octave apart; the smallest scale among those within .2 % of
     the least error is taken, since it costs the fewest bits.
     """
     return _unit_optimal_scale(fmt, model.shape) / model.scale
@@ -78,34 +79,26 @@ def optimal_scale(fmt: FloatFormat, model: GenNorm) -> float:
 def _unit_optimal_scale(fmt: FloatFormat, shape: float) -> float:
     """Optimal scale for a model of scale 1."""
     model = GenNorm(shape, 1.0)
-
-    def cost(log_scale: float) -> float:
-        return float(distortion(fmt, model, 2.0**log_scale))
-
-    # From the largest level at half a standard deviation to the smallest one at eight.
+    # From the smallest level at eight standard deviations to the largest one at half of one.
     top = math.log2(fmt.magnitudes[-1] / (0.5 * model.std))
     bottom = min(math.log2(fmt.magnitudes[1] / (8 * model.std)), top - 12)
-    grid = np.arange(bottom, top, _GRID_STEP)
-    costs = distortion(fmt, model, 2.0**grid)
-    inner = costs[1:-1]
-    minima = np.flatnonzero((inner <= costs[:-2]) & (inner <= costs[2:])) + 1
-    good = [k for k in minima if costs[k] <= costs[minima].min() * 1.01]
-    refined = [_golden_section(cost, float(grid[k - 1]), float(grid[k + 1])) for k in good]
-    best = min(value for _, value in refined)
-    return float(2.0 ** next(point for point, value in refined if value <= best * 1.001))
+    coarse: Floats = np.arange(bottom, top, _COARSE_STEP)
+    minima = _minima(coarse, distortion(fmt, model, 2.0**coarse))
+    least = min(error for _, error in minima)
+    start = next(point for point, error in minima if error <= least * _PLATEAU)
+    fine: Floats = start + _FINE_STEP * np.arange(-8, 9)
+    point, _ = min(_minima(fine, distortion(fmt, model, 2.0**fine)), key=lambda minimum: minimum[1])
+    return float(2.0**point)
 
 
-def _golden_section(f: Callable[[float], float], low: float, high: float) -> tuple[float, float]:
-    """Minimise a function that has one minimum between `low` and `high`; return the point and its value."""
-    left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
-    at_left, at_right = f(left), f(right)
-    while high - low > 1e-4:
-        if at_left < at_right:
-            high, right, at_right = right, left, at_left
-            left = high - _GOLDEN * (high - low)
-            at_left = f(left)
-        else:
-            low, left, at_left = left, right, at_right
-            right = low + _GOLDEN * (high - low)
-            at_right = f(right)
-    return (left, at_left) if at_left < at_right else (right, at_right)
+def _minima(points: Floats, errors: Floats) -> list[tuple[float, float]]:
+    """Local minima of a function known at equidistant points, as (point, value) of parabolas through three of them."""
+    step = points[1] - points[0]
+    minima = []
+    for k in range(1, len(points) - 1):
+        left, middle, right = errors[k - 1 : k + 2]
+        if middle <= left and middle <= right:
+            curvature = left - 2 * middle + right
+            offset = 0.5 * (left - right) / curvature if curvature > 0 else 0.0
+            minima.append((float(points[k] + offset * step), float(middle - 0.25 * (left - right) * offset)))
+    return minima
