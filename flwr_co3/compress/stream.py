@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 
 from flwr_co3.compress import huffman, rans
-from flwr_co3.compress.frequencies import Frequencies, Sequence
+from flwr_co3.compress.frequencies import TOTAL, Frequencies, Sequence
 from flwr_co3.compress.group import Model, Plan
 from flwr_co3.errors import FrameError
 from flwr_co3.wire import Reader, Writer
@@ -37,15 +39,11 @@ def write(plans: list[Plan], coder: str) -> bytes:
     bytes
         Empty where all is level 0.
     """
-    sequences = [sequence for p in plans for sequence in p.sequences]
-    if not sequences:
-        return b""
+    sequences = [sequence for p in plans for sequence in p.sequences if not _is_certain(sequence.frequencies)]
     out = Writer()
-    size = sum(p.bits for p in plans) / 8
-    if coder == "rans":
-        _write_rans(out, sequences, size)
-    else:
-        _write_huffman(out, sequences, size)
+    if sequences:
+        size = sum(p.bits for p in plans) / 8
+        (_write_rans if coder == "rans" else _write_huffman)(out, sequences, size)
     for p in plans:
         out += p.raw
     return bytes(out)
@@ -74,17 +72,30 @@ def read(section: memoryview, models: list[Model], coder: str) -> list[Bytes]:
         If the section is not what the models need.
     """
     reader = Reader(section, "coded section")
-    lengths = [length for model in models for length in model.lengths]
-    tables = [table for model in models for table in model.tables]
-    decoded: list[Bytes] = []
-    if lengths:
-        decoded = (_read_rans if coder == "rans" else _read_huffman)(reader, lengths, tables)
+    coded = [
+        (length, table)
+        for model in models
+        for length, table in zip(model.lengths, model.tables, strict=True)
+        if not _is_certain(table)
+    ]
+    decoded: Iterator[Bytes] = iter(())
+    if coded:
+        lengths, tables = map(list, zip(*coded, strict=True))
+        decoded = iter((_read_rans if coder == "rans" else _read_huffman)(reader, lengths, tables))
     out = []
     for model in models:
-        parts, decoded = decoded[: len(model.lengths)], decoded[len(model.lengths) :]
+        parts = [
+            np.full(length, np.argmax(table), np.uint8) if _is_certain(table) else next(decoded)
+            for length, table in zip(model.lengths, model.tables, strict=True)
+        ]
         out.append(model.symbols(parts, reader.take(model.raw_size)))
     reader.finish()
     return out
+
+
+def _is_certain(table: Frequencies) -> bool:
+    """Whether a table leaves one symbol only, so that nothing need be coded."""
+    return int(table.max()) == TOTAL
 
 
 def _write_rans(out: Writer, sequences: list[Sequence], size: float) -> None:
