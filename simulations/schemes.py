@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flwr_co3 import CO3Config, RateLimit
-from simulations.choices import Choice, Value, look_up, parse_choice, parse_value
+from simulations.choices import Value, look_up, parse_choice, parse_value
 
 PLAIN = "fedavg"
 """The scheme that sends weights as they are; what the others are measured against."""
@@ -81,7 +81,7 @@ def make_scheme(text: str, overrides: Mapping[str, Any] | None = None) -> Scheme
             )
         return Scheme(text, "FedAvg (float32)", None)
     label, own = look_up({PLAIN: ("", {}), **_SCHEMES}, choice.name, "scheme")
-    return Scheme(text, _label(label, choice), _config({**own, **options}, text))
+    return Scheme(text, _label(label, {**choice.options, **changed}), _config({**own, **options}, text))
 
 
 def make_schemes(texts: list[str]) -> list[Scheme]:
@@ -92,8 +92,8 @@ def make_schemes(texts: list[str]) -> list[Scheme]:
     return [make_scheme(name) for name in dict.fromkeys(names)]
 
 
-def _label(label: str, choice: Choice) -> str:
-    settings = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in choice.options.items())
+def _label(label: str, options: Mapping[str, Value]) -> str:
+    settings = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in options.items())
     return f"{label}, {settings}" if settings else label
 
 

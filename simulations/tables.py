@@ -1,28 +1,23 @@
 """The rate-accuracy table, for the terminal."""
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from simulations.results import Comparison, Summary
-from simulations.units import as_bytes, as_ratio
+from simulations.units import as_bits, as_bytes, as_ratio
 
 
 def terminal_table(comparison: Comparison) -> Table:
-    """Make the table of all schemes, with the cheapest ones last as in the comparison."""
-    table = Table(title=None, caption=caption(comparison), caption_justify="left")
-    table.add_column("Scheme")
-    for heading in (
-        "Accuracy",
-        "Bits per parameter",
-        "Sent per client and round",
-        "Sent in all",
-        "Less than FedAvg",
-    ):
-        table.add_column(heading, justify="right")
+    """Make the table: a row for each scheme, in the comparison's order."""
+    table = Table(caption=caption(comparison), caption_justify="left", box=SIMPLE_HEAD)
+    table.add_column("Scheme", no_wrap=True)
+    for heading in ("Accuracy", "Bits per\nparameter", "A client's\nmessage", "Sent\nin all", "Less than\nFedAvg"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in comparison.summaries():
         table.add_row(
             row.label,
             accuracy(row),
-            f"{row.bits_per_parameter:.3g}",
+            as_bits(row.bits_per_parameter),
             as_bytes(row.uplink_bytes_per_message),
             as_bytes(row.uplink_bytes),
             "–" if row.ratio is None else as_ratio(row.ratio),
@@ -32,8 +27,8 @@ def terminal_table(comparison: Comparison) -> Table:
 
 def accuracy(row: Summary) -> str:
     """Write the final accuracy in per cent, with its standard deviation where there are several seeds."""
-    spread = f" ± {100 * row.spread:.1f}" if row.seeds > 1 else ""
-    return f"{100 * row.accuracy:.1f}{spread} %"
+    spread = f"\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{100 * row.spread:.1f}" if row.seeds > 1 else ""
+    return f"{100 * row.accuracy:.1f}{spread}\N{NO-BREAK SPACE}%"
 
 
 def caption(comparison: Comparison) -> str:

@@ -14,6 +14,15 @@ def as_bytes(count: float) -> str:
     return f"{count:.0f} {unit}" if unit == "B" else f"{_three_digits(count)} {unit}"
 
 
+def as_bits(bits: float) -> str:
+    """Write bits per parameter.
+
+    >>> as_bits(32.21), as_bits(2.1), as_bits(0.0977)
+    ('32.2', '2.10', '0.098')
+    """
+    return f"{bits:.3f}" if bits < 0.9995 else _three_digits(bits)
+
+
 def as_ratio(ratio: float) -> str:
     """Write how many times less.
 

@@ -1,6 +1,7 @@
 """The figures: accuracy against bytes and against rounds, and distributions over real updates."""
 
 import itertools
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -16,8 +17,10 @@ from simulations.report.style import GRID, RC, SERIES, Series, series_of
 from simulations.results import Comparison, Run
 from simulations.units import as_bytes
 
-_SIZE = (5.4, 4.1)  # inches; small, so that the text is still legible when a phone shrinks it
+_SIZE = (5.4, 4.4)  # inches; small, so that the text is still legible when a phone shrinks it
 _MODEL_LOOKS = {"GenNorm": (SERIES[1], "-"), "Laplace": (SERIES[2], "--"), "normal": (SERIES[3], ":")}
+
+_DEVIATIONS = (-6, -3, 0, 3, 6)
 
 
 def accuracy_by_bytes(comparison: Comparison) -> Figure:
@@ -30,7 +33,7 @@ def accuracy_by_bytes(comparison: Comparison) -> Figure:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(base=10, numticks=12))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: as_bytes(value).replace(".00", "")))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: re.sub(r"\.0+ ", " ", as_bytes(value))))
         axes.set_xlabel("sent by all clients together")
 
     return _accuracies(comparison, cumulated, prepare, label_above)
@@ -63,6 +66,7 @@ def layer_fit(fit: LayerFit) -> Figure:
             axes.plot(x, model.distribution.pdf(x), line, color=series.light, label=model.name, zorder=3)
         axes.set_yscale("log")
         axes.set_ylim(floor, 3 * density.max())
+        axes.set_xticks(_DEVIATIONS)
         axes.yaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("update / its standard deviation")
         axes.set_ylabel("density")

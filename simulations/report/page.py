@@ -6,12 +6,13 @@ from pathlib import Path
 import jinja2
 from matplotlib.figure import Figure
 
+from simulations.fits import LayerFit
 from simulations.report.figures import accuracy_by_bytes, accuracy_by_round, layer_fit
 from simulations.report.style import SERIES, save_figure, series_of
 from simulations.results import Comparison, Summary, problems
 from simulations.schemes import PLAIN
 from simulations.tables import accuracy, caption
-from simulations.units import as_bytes, as_ratio, as_seconds
+from simulations.units import as_bits, as_bytes, as_ratio, as_seconds
 
 PAGE_FILE = "report.html"
 _FIGURES = "figures"
@@ -33,7 +34,7 @@ def write_report(comparison: Comparison, folder: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(bytes=as_bytes, ratio=as_ratio, seconds=as_seconds, accuracy=accuracy)
+    environment.filters.update(bytes=as_bytes, ratio=as_ratio, seconds=as_seconds, accuracy=accuracy, bits=as_bits)
     page = environment.get_template("page.html.j2").render(
         comparison=comparison,
         settings={key.replace("_", " "): value for key, value in dataclasses.asdict(comparison.settings).items()},
@@ -45,14 +46,21 @@ def write_report(comparison: Comparison, folder: Path) -> Path:
         colours={name: number % len(SERIES) for number, name in enumerate(series_of(list(comparison.labels)))},
         by_bytes=drawn(accuracy_by_bytes(comparison), "accuracy-by-bytes"),
         by_round=drawn(accuracy_by_round(comparison), "accuracy-by-round"),
-        fits=[
-            (fit, drawn(layer_fit(fit), f"fit-{fit.layer.replace('.', '-')}-round-{fit.round}"))
-            for fit in comparison.fits
+        fits=comparison.fits,
+        fit_pictures=[
+            drawn(layer_fit(fit), f"fit-{fit.layer.replace('.', '-')}-round-{fit.round}")
+            for fit in _first_and_last(comparison.fits)
         ],
     )
     path = folder / PAGE_FILE
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def _first_and_last(fits: list[LayerFit]) -> list[LayerFit]:
+    """Leave out the rounds between: the table has them."""
+    rounds = sorted({fit.round for fit in fits})
+    return [fit for fit in fits if fit.round in (rounds[0], rounds[-1])]
 
 
 def headline(comparison: Comparison) -> str:

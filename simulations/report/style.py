@@ -78,7 +78,7 @@ def save_figure(figure: Figure, folder: Path, name: str) -> str:
     figure.savefig(folder / f"{name}.png", dpi=160, facecolor="white")
     text = io.StringIO()
     metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    figure.savefig(text, format="svg", metadata=metadata)
+    figure.savefig(text, format="svg", metadata=metadata, facecolor="none")
     (folder / f"{name}.svg").write_text(text.getvalue(), encoding="utf-8")
     return _for_page(text.getvalue(), name)
 
