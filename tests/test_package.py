@@ -47,7 +47,7 @@ FLOWER = {
 # A module may import from its own layer and from earlier ones; convert, compress and correct know nothing
 # of each other. A module that is not named here is of the Flower layer, the last, which alone knows flwr.
 ROOMS = {"convert", "compress", "correct"}
-LAYERS = [{"errors", "gennorm", "wire"}, ROOMS, {"config", "frame", "rate", "update"}, {"codec"}]
+LAYERS = [{"arithmetic", "errors", "gennorm", "wire"}, ROOMS, {"config", "frame", "rate", "update"}, {"codec"}]
 
 
 def pyproject() -> dict[str, Any]:
@@ -122,7 +122,7 @@ def test_only_the_flower_layer_imports_flower_and_only_its_public_faces(module: 
 
 def test_the_version_is_the_same_everywhere() -> None:
     version = pyproject()["project"]["version"]
-    assert importlib.metadata.version("flwr-co3") == version
+    assert flwr_co3.__version__ == importlib.metadata.version("flwr-co3") == version
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
 
 
