@@ -10,9 +10,7 @@ import numpy as np
 import flwr_co3
 
 home = Path(flwr_co3.__file__).parent
-assert home.is_relative_to(sysconfig.get_path("purelib")), (
-    f"flwr_co3 was imported from {home}, not from the wheel"
-)
+assert home.is_relative_to(sysconfig.get_path("purelib")), f"flwr_co3 was imported from {home}, not from the wheel"
 assert (home / "py.typed").exists(), "the wheel lacks py.typed"
 for stranger in ("simulations", "tests", "benchmarks"):
     assert importlib.util.find_spec(stranger) is None, f"the wheel brought {stranger}"

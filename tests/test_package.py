@@ -70,9 +70,7 @@ def layer(part: str) -> int:
 
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
-each_module = pytest.mark.parametrize(
-    "module", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix()
-)
+each_module = pytest.mark.parametrize("module", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 
 
 def part_of(module: Path) -> str:
@@ -104,9 +102,7 @@ def test_imports_inside_the_package_run_one_way(module: Path) -> None:
     for name in imported_names(module):
         if name.partition(".")[0] != "flwr_co3":
             continue
-        assert name != "flwr_co3", (
-            f"{module} imports from the package's face, not from where the thing stands"
-        )
+        assert name != "flwr_co3", f"{module} imports from the package's face, not from where the thing stands"
         other = name.split(".")[1]
         assert layer(other) <= layer(part), f"{part} imports {other}, which is of a later layer"
         assert other == part or not {part, other} <= ROOMS, f"{part} imports {other}: rooms stand alone"
@@ -151,6 +147,4 @@ def test_the_lock_pins_everything_that_is_asked_for_and_nothing_by_place() -> No
     for requirement in asked:
         pin = by_name[canonicalize_name(requirement.name)]
         assert pin.marker is None, f"{pin} is for some platforms only"
-        assert requirement.specifier.contains(str(pin.specifier).removeprefix("==")), (
-            f"{pin} is not {requirement}"
-        )
+        assert requirement.specifier.contains(str(pin.specifier).removeprefix("==")), f"{pin} is not {requirement}"
