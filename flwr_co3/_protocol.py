@@ -1,0 +1,88 @@
+"""What CO3's server and clients say to each other: the keys, and the order that a server gives."""
+
+import secrets
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from flwr_co3.config import CO3Config
+
+CONFIG_KEY = "co3"  # in a train message's config: CO3Config.to_json()
+RUN_KEY = "co3-run"  # beside it: a random token, the same for all of a run
+FRAME_KEY = "co3"  # the one entry of a compressed reply's ArrayRecord
+FRAME_STYPE = "flwr_co3"  # its Array's serialisation type
+STATS_KEY = "co3"  # in a compressed reply's MetricRecord: ClientStats as a list
+SCALAR_STATS_KEYS = (
+    "co3-nmse",
+    "co3-encode-seconds",
+    "co3-memory-norm",
+)  # the same in a NumPyClient's metrics
+ERROR_CODE = 6  # Flower's ErrorCode.MOD_FAILED_PRECONDITION, which it does not export
+
+
+class Order(NamedTuple):
+    """What a server asks of a client in one train message."""
+
+    config: CO3Config
+    run: str  # an error memory of another run is not used
+
+    @classmethod
+    def draw(cls, config: CO3Config | None) -> "Order":
+        """Make the order of a new run; None stands for the default settings.
+
+        Raises
+        ------
+        ValueError
+            If the config is something else.
+        """
+        config = CO3Config() if config is None else config
+        if not isinstance(config, CO3Config):
+            raise ValueError(f"The config of a CO3 strategy must be a CO3Config, not {config!r}.")
+        return cls(config, secrets.token_hex(8))
+
+    @classmethod
+    def read(cls, config: Mapping[str, object]) -> "Order":
+        """Read the order from a message's config.
+
+        Raises
+        ------
+        ValueError
+            If this version cannot do what is asked.
+        """
+        return cls(CO3Config.from_json(_text(config, CONFIG_KEY)), _text(config, RUN_KEY))
+
+    def write(self) -> dict[str, str]:
+        """Write the order as entries of a message's config."""
+        return {CONFIG_KEY: self.config.to_json(), RUN_KEY: self.run}
+
+
+class ClientStats(NamedTuple):
+    """What a client reports of its compression."""
+
+    nmse: float  # ||v - sent||^2 / ||v||^2 over the lossy tensors
+    encode_seconds: float
+    memory_norm: float  # of what is left in the error memory
+
+    def scalars(self) -> dict[str, float]:
+        """Return the statistics as entries of a NumPyClient's metrics."""
+        return {key: float(value) for key, value in zip(SCALAR_STATS_KEYS, self, strict=True)}
+
+    @classmethod
+    def read(cls, values: object) -> "ClientStats | None":
+        """Read the statistics from a reply, or None if that is not what stands there."""
+        if not isinstance(values, (list, tuple)) or len(values) != len(cls._fields):
+            return None
+        if not all(isinstance(value, (int, float)) and np.isfinite(value) for value in values):
+            return None
+        return cls(*map(float, values))
+
+
+def _text(config: Mapping[str, object], key: str) -> str:
+    value = config.get(key)
+    if not isinstance(value, str):
+        raise ValueError(
+            f"The train message's config should have text at '{key}', but has {value!r} there. "
+            "Do server and client run the same flwr-co3?"
+        )
+    return value

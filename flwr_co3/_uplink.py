@@ -1,0 +1,153 @@
+"""The client's side of a round: compensate, compress, keep. What CO3Mod and CO3ClientMixin share."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from logging import getLogger
+from math import isfinite
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from numpy.typing import NDArray
+
+from flwr_co3._protocol import ClientStats, Order
+from flwr_co3.codec import Codec
+from flwr_co3.correct import ErrorMemory
+from flwr_co3.rate import RateLimit
+
+Tensors: TypeAlias = Iterable[tuple[str, NDArray[Any], NDArray[Any]]]  # name, received, new
+
+MEMORY_KEY = "co3-memory"  # in the client's state: what was not sent yet, by tensor
+RUN_KEY = "co3-run"  # beside it: the run that it belongs to
+
+# What Flower's SecAgg+ leaves in messages and in a client's state. Its constants are internal to Flower.
+SECAGG_RECORDS = frozenset({"secaggplus_configs", "secaggplus_state"})
+
+logger = getLogger("flwr.co3")
+
+
+class Compressed(NamedTuple):
+    """An update as it is sent."""
+
+    frame: bytes
+    stats: ClientStats
+
+
+def compress(tensors: Tensors, order: Order, state: RecordDict | None, rate: RateLimit | None) -> Compressed:
+    """Compress what a client learned, and remember in its state what was lost.
+
+    Parameters
+    ----------
+    tensors : Iterable[tuple[str, NDArray, NDArray]]
+        Name, received value and new value of each tensor.
+    order : Order
+        What the server asked for.
+    state : RecordDict or None
+        The client's state, with its error memory. It changes only when all else has succeeded. None is for an
+        order without memory.
+    rate : RateLimit or None
+        The client's own limit; the tighter of it and the server's counts.
+
+    Raises
+    ------
+    ValueError
+        If a tensor changed its shape or kind, or holds NaN or infinity.
+    """
+    codec = Codec(order.config)
+    exact: dict[str, NDArray[Any]] = {}
+    lossy: dict[str, NDArray[Any]] = {}
+    for name, received, new in tensors:
+        new = _like(received, new, name)
+        if codec.is_exact(name, new):
+            exact[name] = new
+        else:
+            lossy[name] = _difference(new, received)
+
+    memory = _load(state, order, lossy)
+    start = time.perf_counter()
+    wanted = memory.compensate(lossy)
+    update = exact | wanted
+    limit = None if rate is None else rate.bytes_for(sum(array.size for array in update.values()))
+    encoded = codec.compress(update, max_bytes=limit)
+    memory.keep(wanted, {name: encoded.sent[name] for name in wanted})
+    seconds = time.perf_counter() - start
+
+    _store(state, order, memory)
+    return Compressed(encoded.frame, ClientStats(encoded.report.nmse, seconds, memory.norm))
+
+
+def refuse_secure_aggregation(records: Iterable[str]) -> None:
+    """Raise ValueError if one of a message's or a state's records is SecAgg's."""
+    if not SECAGG_RECORDS.isdisjoint(records):
+        raise ValueError(
+            "Secure aggregation is on, and CO3 cannot work with it: entropy-coded updates cannot be added up "
+            "under SecAgg's masks. Use either CO3 or SecAgg/SecAgg+."
+        )
+
+
+def _like(received: NDArray[Any], new: NDArray[Any], name: str) -> NDArray[Any]:
+    if new.shape != received.shape:
+        raise ValueError(
+            f"Tensor '{name}' was received with shape {received.shape} and came back from training with shape "
+            f"{new.shape}. CO3 sends what changed, so that the shapes must be the same."
+        )
+    if not np.can_cast(new.dtype, received.dtype, "same_kind"):
+        raise ValueError(
+            f"Tensor '{name}' was received as {received.dtype.name} and came back from training as "
+            f"{new.dtype.name}, which would lose information. Return it in the type in which it came."
+        )
+    with np.errstate(over="ignore"):  # the codec says which tensor is not finite
+        return new.astype(received.dtype, copy=False)
+
+
+def _difference(new: NDArray[Any], received: NDArray[Any]) -> NDArray[Any]:
+    """Return what changed, in at least float32: half precision is too coarse for updates."""
+    dtype = np.result_type(received.dtype, np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.asarray(np.subtract(new, received, dtype=dtype))  # numpy makes scalars of 0-d arrays
+
+
+def _load(state: RecordDict | None, order: Order, lossy: Mapping[str, NDArray[Any]]) -> ErrorMemory:
+    """Make the memory that the state holds for these tensors in this run; without one it is empty."""
+    decay, dtype = order.config.memory_decay, order.config.memory_dtype
+    if decay > 0 and state is not None and _run_of(state) == order.run:
+        try:
+            memory = ErrorMemory(decay, dtype, dict(_stored(state, lossy)))
+            if isfinite(memory.norm):
+                return memory
+            logger.warning("CO3's error memory holds numbers that are not finite, and starts empty.")
+        except Exception as error:  # whatever is wrong with it, training goes on
+            logger.warning("CO3's error memory cannot be used, and starts empty: %s", error)
+    return ErrorMemory(decay, dtype)
+
+
+def _stored(state: RecordDict, lossy: Mapping[str, NDArray[Any]]) -> Iterator[tuple[str, NDArray[Any]]]:
+    for name, array in state.array_records[MEMORY_KEY].items():
+        if name not in lossy:
+            continue
+        error = array.numpy()
+        if error.shape == lossy[name].shape:
+            yield name, error
+        else:
+            logger.warning(
+                "CO3 drops the error memory of tensor '%s': its shape is %s, and the tensor's is %s now.",
+                name,
+                error.shape,
+                lossy[name].shape,
+            )
+
+
+def _run_of(state: RecordDict) -> object:
+    record = state.get(RUN_KEY)
+    return record.get("token") if isinstance(record, ConfigRecord) else None
+
+
+def _store(state: RecordDict | None, order: Order, memory: ErrorMemory) -> None:
+    if state is None:
+        return
+    for key in (MEMORY_KEY, RUN_KEY):
+        state.pop(key, None)
+    if order.config.memory_decay > 0:
+        stored = {name: Array(np.asarray(error)) for name, error in memory.state.items()}
+        state[MEMORY_KEY] = ArrayRecord(stored)
+        state[RUN_KEY] = ConfigRecord({"token": order.run})

@@ -1,0 +1,267 @@
+"""What a Flower client adds to its app: a mod, or a mixin for a NumPyClient."""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from logging import getLogger
+from typing import Any, TypeAlias
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from numpy.typing import NDArray
+
+from flwr_co3._protocol import CONFIG_KEY, ERROR_CODE, FRAME_KEY, FRAME_STYPE, STATS_KEY, Order
+from flwr_co3._uplink import Compressed, Tensors, compress, refuse_secure_aggregation
+from flwr_co3.rate import RateLimit
+
+ClientAppCallable: TypeAlias = Callable[[Message, Context], Message]
+FitResult: TypeAlias = tuple[list[NDArray[Any]], int, dict[str, Any]]
+
+logger = getLogger("flwr.co3")
+
+
+class CO3Mod:
+    """Flower mod that compresses what a client sends back from training.
+
+    It acts on train messages that come from a server with a :class:`~flwr_co3.CO3Strategy`, and follows the
+    settings that they carry; all other messages pass untouched. What the compression loses is remembered in the
+    client's ``context.state`` and sent in later rounds.
+
+    Parameters
+    ----------
+    rate : RateLimit or None (default: None)
+        A limit of this client's own. The tighter of it and the server's counts.
+
+    Notes
+    -----
+    The first mod is the outermost. Mods that measure messages stand before CO3Mod, mods that change the update
+    (clipping, noise) after it: ``mods=[message_size_mod, CO3Mod(), fixedclipping_mod]``. Secure aggregation
+    cannot be combined with CO3, and is refused.
+
+    What cannot be compressed, such as a model with NaN in it, is answered with an error message that says why,
+    and the memory stays as it was. (Flower 1.41's size mods fail on error messages; the client's log has the
+    reason then.) The received message and the reply need exactly one ArrayRecord each, with
+    the same keys and shapes.
+
+    Examples
+    --------
+    The whole change on the client::
+
+        from flwr.clientapp import ClientApp
+        from flwr_co3 import CO3Mod
+
+        app = ClientApp(mods=[CO3Mod()])
+
+    A client on a slow line, that sends at most 64 KiB a round, whatever the server allows::
+
+        app = ClientApp(mods=[CO3Mod(rate=RateLimit(bytes_per_round=65536))])
+    """
+
+    def __init__(self, rate: RateLimit | None = None) -> None:
+        if rate is not None and not isinstance(rate, RateLimit):
+            raise ValueError(f"CO3Mod's rate must be a RateLimit or None, but is {rate!r}.")
+        self.rate = rate
+
+    def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        """Train, then compress the reply."""
+        config = _config_of(message)
+        if config is None:
+            return call_next(message, context)
+        try:
+            refuse_secure_aggregation([*message.content, *context.state])
+            order = Order.read(config)
+            _, received = _arrays_of(message.content, "The train message")
+            received = received.copy()  # the app may empty the record that it gets
+        except Exception as error:
+            return _refusal(message, error)
+
+        reply = call_next(message, context)
+
+        if reply.has_error():
+            return reply
+        try:
+            refuse_secure_aggregation(reply.content)
+            _check_metrics(reply.content)
+            key, new = _arrays_of(reply.content, "The reply")
+            sent = compress(_pairs(received, new), order, context.state, self.rate)
+            reply.content = _compressed_content(reply.content, key, sent)
+        except Exception as error:
+            return _refusal(message, error)
+        return reply
+
+
+class CO3ClientMixin:
+    """Compresses what a NumPyClient's ``fit`` returns, when the server asks for it.
+
+    The server asks for it with a :class:`~flwr_co3.legacy.CO3LegacyStrategy`; with any other strategy the client
+    is what it was. The client's own ``fit`` stays as it is. What the compression loses is remembered in the
+    context's state, so the client needs the context that ``client_fn`` gets: as ``context=``, which the mixin's
+    ``__init__`` takes, or as the attribute ``context``.
+
+    Parameters
+    ----------
+    context : Context or None (default: None)
+        The context that ``client_fn`` received. It may be missing only where the server wants no memory.
+
+    Notes
+    -----
+    Mods that change arrays (clipping, noise) see the compressed frame here. With such mods, leave the client as
+    it is and write ``ClientApp(client_fn, mods=[CO3Mod(), ...])``, which the same strategy understands.
+
+    Examples
+    --------
+    ::
+
+        from flwr.app import Context
+        from flwr.client import NumPyClient
+        from flwr.clientapp import ClientApp
+        from flwr_co3 import CO3ClientMixin
+
+        class Client(CO3ClientMixin, NumPyClient):
+            def fit(self, parameters, config):
+                ...
+                return weights, num_examples, {"loss": loss}
+
+        def client_fn(context: Context):
+            return Client(context=context).to_client()
+
+        app = ClientApp(client_fn)
+
+    In a client with its own ``__init__``, this is enough::
+
+        class Client(CO3ClientMixin, NumPyClient):
+            def __init__(self, net, context):
+                self.net = net
+                self.context = context
+    """
+
+    context: Context | None = None
+
+    def __init__(self, *args: Any, context: Context | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if context is not None:
+            self.context = context
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Wrap the class's ``fit``, whether it is its own or comes from a base that knows nothing of CO3."""
+        super().__init_subclass__(**kwargs)
+        owner = next((base for base in cls.__mro__ if "fit" in vars(base)), None)
+        if owner is None or owner.__module__.startswith("flwr."):
+            return  # Flower tells by `fit` itself that a NumPyClient cannot train
+        if owner is cls or not issubclass(owner, CO3ClientMixin):
+            setattr(cls, "fit", _compressing(vars(owner)["fit"]))  # noqa: B010 (the mixin declares no fit)
+
+
+_fitting: ContextVar[object] = ContextVar("the client whose fit runs", default=None)
+
+
+def _compressing(fit: Callable[..., FitResult]) -> Callable[..., FitResult]:
+    # Where a client's class is pickled whole (in notebooks), so is this function: it holds nothing but `fit`.
+    @functools.wraps(fit)
+    def compressing_fit(self: CO3ClientMixin, parameters: list[NDArray[Any]], config: dict[str, Any]) -> FitResult:
+        return _fit_and_compress(fit, self, parameters, config)
+
+    return compressing_fit
+
+
+def _fit_and_compress(
+    fit: Callable[..., FitResult],
+    client: CO3ClientMixin,
+    parameters: list[NDArray[Any]],
+    config: dict[str, Any],
+) -> FitResult:
+    if CONFIG_KEY not in config or _fitting.get() is client:  # not asked, or called by super().fit()
+        return fit(client, parameters, config)
+    order = Order.read(config)
+    state = _state_of(client, order)
+    received = [np.array(array) for array in parameters]  # fit may train in place
+    running = _fitting.set(client)
+    try:
+        result = fit(client, parameters, config)
+    finally:
+        _fitting.reset(running)
+    if not (isinstance(result, tuple) and len(result) == 3):
+        return result  # Flower says what is wrong with it
+    new, examples, metrics = result
+    frame, stats = compress(_numbered(received, new), order, state, rate=None)
+    return [np.frombuffer(frame, np.uint8)], examples, {**metrics, **stats.scalars()}
+
+
+def _state_of(client: CO3ClientMixin, order: Order) -> RecordDict | None:
+    if client.context is not None:
+        refuse_secure_aggregation(client.context.state)
+        return client.context.state
+    if order.config.memory_decay == 0:
+        return None
+    name = type(client).__name__
+    raise ValueError(
+        f"{name} has no context, where CO3's error memory is kept between rounds. In client_fn(context), write "
+        f"`return {name}(..., context=context).to_client()`; if {name} has its own __init__, write "
+        "`self.context = context` in it. (The server can do without the memory: CO3Config(memory_decay=0).)"
+    )
+
+
+def _numbered(received: list[NDArray[Any]], new: list[NDArray[Any]]) -> Tensors:
+    if len(new) != len(received):
+        raise ValueError(f"fit received {len(received)} arrays and returned {len(new)}. Return those that came.")
+    for index, (before, after) in enumerate(zip(received, new, strict=True)):
+        yield str(index), before, np.asarray(after)
+
+
+def _config_of(message: Message) -> ConfigRecord | None:
+    """Return the config with the server's order, if this is a train message that carries one."""
+    if message.metadata.message_type.partition(".")[0] != "train":
+        return None
+    configs = message.content.config_records.values()
+    return next((config for config in configs if CONFIG_KEY in config), None)
+
+
+def _arrays_of(content: RecordDict, what: str) -> tuple[str, ArrayRecord]:
+    records = list(content.array_records.items())
+    if len(records) != 1:
+        raise ValueError(
+            f"{what} holds {len(records)} ArrayRecords, and CO3Mod needs exactly one: the model. "
+            "Send and return the model in one ArrayRecord, and what else there is in other records."
+        )
+    return records[0]
+
+
+def _pairs(received: ArrayRecord, new: ArrayRecord) -> Iterator[tuple[str, NDArray[Any], NDArray[Any]]]:
+    missing, unknown = received.keys() - new.keys(), new.keys() - received.keys()
+    if missing or unknown:
+        raise ValueError(
+            "The reply must hold the tensors that were received, because CO3 sends what changed in them. "
+            + f"Missing: {_names(missing)}. Not received: {_names(unknown)}."
+        )
+    for name, before in received.items():
+        yield name, before.numpy(), new[name].numpy()
+
+
+def _names(names: set[str]) -> str:
+    return ", ".join(f"'{name}'" for name in sorted(names)) or "none"
+
+
+def _check_metrics(content: RecordDict) -> None:
+    if any(STATS_KEY in record for record in content.metric_records.values()):
+        raise ValueError(f"The reply's metrics have a key '{STATS_KEY}', which CO3 needs for itself. Rename it.")
+
+
+def _compressed_content(content: RecordDict, key: str, sent: Compressed) -> RecordDict:
+    """Make a reply's content with the frame in place of the model, and the statistics beside the metrics."""
+    compressed = content.copy()
+    frame = Array(dtype="uint8", shape=(len(sent.frame),), stype=FRAME_STYPE, data=sent.frame)
+    compressed[key] = ArrayRecord({FRAME_KEY: frame})
+    metrics = list(content.metric_records.items())
+    if len(metrics) == 1:  # with none or several there is no one place that the server could look in
+        key, record = metrics[0]
+        compressed[key] = MetricRecord({**record, STATS_KEY: list(sent.stats)})
+    return compressed
+
+
+def _refusal(message: Message, error: Exception) -> Message:
+    """Answer with an error message, as Flower's own mods do."""
+    if not isinstance(error, ValueError):
+        logger.error("CO3Mod failed unexpectedly.", exc_info=error)
+    reason = str(error) or repr(error)
+    logger.error("CO3Mod: %s", reason)
+    return Message(Error(ERROR_CODE, f"CO3Mod: {reason}"), reply_to=message)
