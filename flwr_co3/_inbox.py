@@ -1,0 +1,162 @@
+"""A round's replies on the server: opened, or set aside."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from logging import getLogger
+from math import isfinite
+from typing import NamedTuple, TypeAlias, TypeVar
+
+from flwr.app import ArrayRecord, Error, Message, MetricRecord, RecordDict
+
+from flwr_co3._protocol import ERROR_CODE, FRAME_KEY, FRAME_STYPE, STATS_KEY, ClientStats
+from flwr_co3._replies import Desk, SentModel, decoded_record, loaders
+from flwr_co3._round import Tally, message_bytes, payload_bytes
+
+logger = getLogger("flwr.co3")
+
+Record = TypeVar("Record", ArrayRecord, MetricRecord)
+Form: TypeAlias = tuple[str, str | None, frozenset[str]]  # keys: ArrayRecord, MetricRecord, metrics
+
+
+class Sent(NamedTuple):
+    """One train message of the round."""
+
+    message: Message
+    model: SentModel | None  # None if it does not carry exactly one ArrayRecord
+
+
+class Opened(NamedTuple):
+    """A reply that now holds what the wrapped strategy expects."""
+
+    reply: Message
+    form: Form
+    parameters: int
+    payload: int  # bytes, as it came in
+    compressed: bool
+    stats: ClientStats | None
+
+
+class Inbox:
+    """Opens the replies of one round, and sets aside what cannot be used.
+
+    Parameters
+    ----------
+    sent : Mapping[int, list[Sent]]
+        The round's train messages by node.
+    weight_key : str or None
+        The metric by which the wrapped strategy weights clients; with None, metrics are not looked at.
+    tally : Tally
+        Where the round is counted.
+    """
+
+    def __init__(self, sent: Mapping[int, list[Sent]], weight_key: str | None, tally: Tally) -> None:
+        self._sent = sent
+        self._weight_key = weight_key
+        self._tally = tally
+        self._desk = Desk()
+
+    def open(self, replies: Iterable[Message]) -> list[Message]:
+        """Return all replies; those that cannot be used became error messages."""
+        opened = [reply if reply.has_error() else self._open(reply) for reply in replies]
+        forms = Counter(item.form for item in opened if isinstance(item, Opened))
+        usual = forms.most_common(1)[0][0] if forms else None
+        return [self._admit(item, usual) if isinstance(item, Opened) else item for item in opened]
+
+    def close(self) -> None:
+        """Let go of decoded symbols, and count the time that decoding took."""
+        self._desk.clear()
+        self._tally.decode_seconds = self._desk.seconds
+
+    def _open(self, reply: Message) -> Opened | Message:
+        self._tally.replies += 1
+        self._tally.uplink_message += message_bytes(reply.content)
+        self._tally.uplink_payload += payload_bytes(reply.content.array_records.values())
+        try:
+            return self._opened(reply)
+        except Exception as error:  # whatever a client sent, the round goes on
+            return self._set_aside(reply, str(error) or repr(error))
+
+    def _opened(self, reply: Message) -> Opened:
+        key, record = _only(reply.content.array_records, "ArrayRecord")
+        payload = payload_bytes([record])
+        model = self._model_of(reply)
+        content, stats = _without_stats(reply.content)
+        compressed = any(array.stype == FRAME_STYPE for array in record.values())
+        if compressed:
+            with self._desk.timed():
+                content[key] = decoded_record(model, model.open(_frame(record)), self._desk)
+        else:
+            model.check(loaders(record))
+        reply.content = content
+        form = _form(content, key, self._weight_key)
+        return Opened(reply, form, model.parameters, payload, compressed, stats)
+
+    def _model_of(self, reply: Message) -> SentModel:
+        """Find the model that this reply's node was sent."""
+        sent = self._sent.get(reply.metadata.src_node_id, [])
+        if len(sent) > 1:
+            sent = [s for s in sent if s.message.metadata.message_id == reply.metadata.reply_to_message_id]
+        if len(sent) != 1:
+            raise ValueError("It answers no train message of this round.")
+        model = sent[0].model
+        if model is None:
+            raise ValueError("The train message held no ArrayRecord or several, and CO3 needs the model in one.")
+        return model
+
+    def _admit(self, opened: Opened, usual: Form | None) -> Message:
+        """Hand on a reply of the usual form: Flower ends the whole run over one that differs."""
+        if opened.form != usual:
+            return self._set_aside(
+                opened.reply,
+                f"Its records and metrics are {_words(opened.form)}; most replies have {_words(usual)}.",
+            )
+        self._tally.accept(opened.parameters, opened.payload, opened.compressed, opened.stats)
+        return opened.reply
+
+    def _set_aside(self, reply: Message, reason: str) -> Message:
+        self._tally.quarantined += 1
+        logger.warning("CO3 set aside the reply of node %d: %s", reply.metadata.src_node_id, reason)
+        # A reply to a reply to the reply: it comes from where the reply came from.
+        back = Message(Error(ERROR_CODE), reply_to=reply)
+        return Message(Error(ERROR_CODE, f"Set aside by CO3Strategy: {reason}"), reply_to=back)
+
+
+def _only(records: Mapping[str, Record], kind: str) -> tuple[str, Record]:
+    if len(records) != 1:
+        raise ValueError(f"It holds {len(records)} {kind}s, and should hold one.")
+    return next(iter(records.items()))
+
+
+def _frame(record: ArrayRecord) -> bytes:
+    if set(record) != {FRAME_KEY}:
+        raise ValueError(f"It is compressed, and holds more than the one entry '{FRAME_KEY}'.")
+    return record[FRAME_KEY].data
+
+
+def _without_stats(content: RecordDict) -> tuple[RecordDict, ClientStats | None]:
+    """Take the client's statistics out of its metrics: other clients' metrics do not have them."""
+    rest = content.copy()
+    stats = None
+    for key, record in content.metric_records.items():
+        if STATS_KEY in record:
+            stats = ClientStats.read(record[STATS_KEY])
+            rest[key] = MetricRecord({name: value for name, value in record.items() if name != STATS_KEY})
+    return rest, stats
+
+
+def _form(content: RecordDict, array_key: str, weight_key: str | None) -> Form:
+    """Say which keys a reply has. Raise ValueError if its strategy could not weight it."""
+    if weight_key is None:
+        return array_key, None, frozenset()
+    metric_key, metrics = _only(content.metric_records, "MetricRecord")
+    weight = metrics.get(weight_key)
+    if not isinstance(weight, (int, float)) or not isfinite(weight) or weight < 0:
+        raise ValueError(f"Its metric '{weight_key}', the weight of the client, is {weight!r}.")
+    return array_key, metric_key, frozenset(metrics)
+
+
+def _words(form: Form | None) -> str:
+    if form is None:
+        return "none"
+    array_key, metric_key, metrics = form
+    return f"'{array_key}', '{metric_key}' with {sorted(metrics)}"

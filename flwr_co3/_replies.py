@@ -1,0 +1,185 @@
+"""The server's side of a round: what a client sent becomes a model again, one tensor at a time."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from io import BytesIO
+from typing import Any, TypeAlias
+
+import numpy as np
+from flwr.app import Array, ArrayRecord
+from numpy.typing import NDArray
+
+from flwr_co3.codec import Codec
+from flwr_co3.config import CO3Config
+from flwr_co3.errors import FrameError
+from flwr_co3.frame import FrameReader, TensorSpec
+
+Loaders: TypeAlias = Mapping[str, Callable[[], NDArray[Any]]]  # how to get each tensor
+
+NUMPY_STYPE = "numpy.ndarray"  # how Flower serialises arrays
+
+
+class SentModel:
+    """The model as one round's clients were sent it.
+
+    Parameters
+    ----------
+    tensors : Mapping[str, Callable[[], NDArray]]
+        How to get each tensor: the model is not held in memory a second time.
+    config : CO3Config
+        The settings that the clients were sent.
+    """
+
+    def __init__(self, tensors: Loaders, config: CO3Config) -> None:
+        codec = Codec(config)
+        self._tensors = dict(tensors)
+        self.specs: dict[str, TensorSpec] = {}
+        self.like: dict[str, TensorSpec] = {}
+        self.parameters = 0
+        for name, load in self._tensors.items():
+            array = load()
+            exact = codec.is_exact(name, array)
+            self.specs[name] = TensorSpec(array.dtype.name, array.shape)
+            self.like[name] = TensorSpec(_dtype_on_wire(array.dtype, exact), array.shape)
+            self.parameters += array.size
+        self.limit = None if config.rate is None else config.rate.bytes_for(self.parameters)
+
+    def load(self, name: str) -> NDArray[Any]:
+        """Return a fresh copy of one tensor."""
+        return self._tensors[name]()
+
+    def open(self, frame: bytes) -> FrameReader:
+        """Open a client's frame, after making sure that all of it can be decoded.
+
+        Raises
+        ------
+        FrameError
+            If the frame is damaged, larger than what the client may send, or not an update of this model.
+        """
+        if self.limit is not None and len(frame) > self.limit:
+            raise FrameError(f"The frame has {len(frame)} bytes, more than the {self.limit} that the rate allows.")
+        reader = FrameReader(frame, like=self.like)
+        reader.verify()
+        for name in reader.exact:
+            _check_finite(reader.read(name), name)
+        reader.close()
+        return reader
+
+    def restore(self, reader: FrameReader, name: str) -> NDArray[Any]:
+        """Return one tensor of a client's model: its new value, or what was sent plus the update."""
+        received = self.load(name)
+        if name not in reader.tensors:  # it did not fit into the client's budget
+            return received
+        value = reader.read(name)
+        if name not in reader.exact:
+            value = np.add(received, value, dtype=np.result_type(received.dtype, value.dtype))
+        return np.asarray(value, received.dtype)
+
+    def check(self, tensors: Loaders) -> None:
+        """Raise ValueError unless these are finite tensors of this model's names and shapes."""
+        if tensors.keys() != self.specs.keys():
+            unequal = sorted(tensors.keys() ^ self.specs.keys())
+            raise ValueError(f"It does not hold the tensors that were sent: '{unequal[0]}' is only on one side.")
+        for name, load in tensors.items():
+            array = load()
+            if array.shape != self.specs[name].shape:
+                raise ValueError(
+                    f"Tensor '{name}' has shape {array.shape}, and was sent with {self.specs[name].shape}."
+                )
+            _check_finite(array, name)
+
+
+class Desk:
+    """Where replies are decoded.
+
+    All tensors of a frame are decoded together and kept, as one byte an entry, until the reply has been
+    read through and the next is begun. A strategy that reads reply after reply, as most do, has one at a
+    time in memory. One that reads each tensor of all replies in turn (FedMedian) has them all, instead of
+    decoding each anew for every tensor.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._current: FrameReader | None = None
+        self._unread: dict[FrameReader, set[str]] = {}  # of the readers that keep decoded symbols
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Count the time that decoding takes."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - start
+
+    def restore(self, model: SentModel, reader: FrameReader, name: str) -> NDArray[Any]:
+        """Decode one tensor of one reply."""
+        if reader is not self._current:
+            if self._current is not None and not self._unread[self._current]:
+                self._close(self._current)
+            self._current = reader
+        self._unread.setdefault(reader, set(reader.tensors)).discard(name)
+        with self.timed():
+            return model.restore(reader, name)
+
+    def clear(self) -> None:
+        """Let go of all decoded symbols."""
+        for reader in list(self._unread):
+            self._close(reader)
+        self._current = None
+
+    def _close(self, reader: FrameReader) -> None:
+        reader.close()
+        del self._unread[reader]
+
+
+class DecodedArray(Array):
+    """A tensor of a compressed reply, decoded each time that it is asked for.
+
+    To a strategy it is a Flower Array with the client's new weights. A server that holds a hundred replies
+    holds a hundred small frames, not a hundred models.
+    """
+
+    def __init__(self, model: SentModel, reader: FrameReader, name: str, desk: Desk) -> None:
+        self.dtype, self.shape = model.specs[name]
+        self.stype = NUMPY_STYPE
+        self._decode: Callable[[], NDArray[Any]] = lambda: desk.restore(model, reader, name)
+
+    def numpy(self) -> NDArray[Any]:
+        """Return the client's new value of the tensor."""
+        return self._decode()
+
+    @property
+    def data(self) -> bytes:  # type: ignore[override]  # Array keeps it; here it is made on demand
+        """The tensor, serialised as Flower does it."""
+        buffer = BytesIO()
+        np.save(buffer, self.numpy(), allow_pickle=False)
+        return buffer.getvalue()
+
+    def deflate(self) -> bytes:
+        """Serialise as a plain Array: a receiver knows no other."""
+        return Array(self.dtype, self.shape, self.stype, self.data).deflate()
+
+
+def decoded_record(model: SentModel, reader: FrameReader, desk: Desk) -> ArrayRecord:
+    """Return the ArrayRecord that a client would have sent without compression, not yet decoded."""
+    record = ArrayRecord()  # its constructor would copy the arrays, and so decode them
+    for name in model.specs:
+        record[name] = DecodedArray(model, reader, name, desk)
+    return record
+
+
+def loaders(record: ArrayRecord) -> Loaders:
+    """Return how to get each tensor of a record."""
+    return {name: array.numpy for name, array in record.items()}
+
+
+def _dtype_on_wire(dtype: np.dtype[Any], exact: bool) -> str:
+    """Name the type in which a tensor travels: updates in at least float32, exact tensors in their own."""
+    return dtype.name if exact or dtype.kind != "f" else np.result_type(dtype, np.float32).name
+
+
+def _check_finite(array: NDArray[Any], name: str) -> None:
+    if array.dtype.kind not in "fciub" or not np.isfinite(array).all():
+        raise FrameError(f"Tensor '{name}' does not hold finite numbers.")

@@ -1,0 +1,194 @@
+"""What a Flower server adds to its app: a strategy that wraps the one it has."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from logging import getLogger
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+from flwr_co3._inbox import Inbox, Sent
+from flwr_co3._protocol import CONFIG_KEY, Order
+from flwr_co3._replies import SentModel, loaders
+from flwr_co3._round import Tally, message_bytes, payload_bytes
+from flwr_co3.config import CO3Config
+
+logger = getLogger("flwr.co3")
+
+STEPS = ("configure_train", "aggregate_train", "summary")  # what CO3Strategy adds to
+
+
+class CO3Strategy(Strategy):
+    """Strategy wrapper that lets clients compress their updates.
+
+    Each train message carries the settings to the client, where :class:`~flwr_co3.CO3Mod` follows them. From the
+    compressed replies the wrapper makes what the wrapped strategy expects, the clients' new weights, tensor by
+    tensor as the strategy asks for them. Clients without the mod are accepted as they are.
+
+    A reply that cannot be used is set aside: the wrapped strategy sees a failed client, the log names the node
+    and the reason, and the round goes on.
+
+    Parameters
+    ----------
+    strategy : Strategy
+        The strategy to wrap; any that trains with one ArrayRecord and averages, selects or mixes new weights.
+    config : CO3Config (default: CO3Config())
+        How clients compress.
+
+    Notes
+    -----
+    CO3Strategy is the outermost wrapper: ``CO3Strategy(DifferentialPrivacyServerSideFixedClipping(FedAvg(), ...))``.
+    A wrapped strategy that brings a ``start()`` of its own keeps it: while it runs, the steps that CO3 adds to
+    (``configure_train``, ``aggregate_train``, ``summary``) are CO3's, provided that it calls them on ``self``.
+    All other attributes of the wrapped strategy can be read from the wrapper.
+
+    Metrics added to each round's aggregated MetricRecord:
+
+    ============================== =======================================================================
+    co3-uplink-payload-bytes       bytes of the frames, and of the arrays of clients that did not compress
+    co3-uplink-message-bytes       bytes of all records in the replies, as Flower counts them
+    co3-downlink-payload-bytes     bytes of the arrays in the train messages
+    co3-downlink-message-bytes     bytes of all records in the train messages
+    co3-bits-per-parameter         uplink payload of the accepted replies, in bits per model parameter
+    co3-compression-ratio          4 bytes per parameter over that payload
+    co3-nmse                       mean of ||v - sent||^2 / ||v||^2, v the update with its memory
+    co3-encode-seconds             mean time that a client took to compress
+    co3-decode-seconds             mean time that the server took to check and decode a compressed reply
+    co3-memory-norm                mean Euclidean norm of the clients' error memories
+    co3-replies                    replies with content that came in
+    co3-quarantined                how many of them were set aside
+    co3-uncompressed               how many of them were accepted without having been compressed
+    ============================== =======================================================================
+
+    Examples
+    --------
+    The whole change on the server::
+
+        from flwr.serverapp.strategy import FedAvg
+        from flwr_co3 import CO3Config, CO3Strategy, RateLimit
+
+        strategy = CO3Strategy(FedAvg(fraction_train=0.5), CO3Config(rate=RateLimit(bits_per_parameter=0.5)))
+        result = strategy.start(grid=grid, initial_arrays=arrays, num_rounds=10)
+        result.train_metrics_clientapp[10]["co3-uplink-payload-bytes"]
+    """
+
+    def __init__(self, strategy: Strategy, config: CO3Config | None = None) -> None:
+        if not isinstance(strategy, Strategy):
+            raise ValueError(
+                f"CO3Strategy wraps a strategy of flwr.serverapp.strategy, not {type(strategy).__name__}. "
+                "For strategies of flwr.server.strategy there is flwr_co3.legacy.CO3LegacyStrategy."
+            )
+        if any(isinstance(inner, CO3Strategy) for inner in _layers(strategy)):
+            raise ValueError("The strategy is a CO3Strategy already. Wrap it once, outermost.")
+        self.strategy = strategy
+        self._order = Order.draw(config)
+        self.config = self._order.config
+        self._sent: dict[int, list[Sent]] = {}
+        self._tally = Tally()
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "strategy":  # not there yet: this object is being copied
+            raise AttributeError(name)
+        return getattr(self.strategy, name)
+
+    def start(self, *args: Any, **kwargs: Any) -> Result:
+        """Run the strategy; takes what ``flwr.serverapp.strategy.Strategy.start`` takes."""
+        if type(self.strategy).start is Strategy.start:
+            return super().start(*args, **kwargs)
+        with self._steps_taken_over():
+            return self.strategy.start(*args, **kwargs)
+
+    def summary(self) -> None:
+        """Log the settings, then the wrapped strategy's."""
+        config = self.config
+        logger.info("\t├──> CO3 settings:")
+        logger.info("\t│\t├── Format: %s | coder: %s", config.format, config.coder)
+        logger.info("\t│\t├── Rate: %s", config.rate or "not limited")
+        logger.info("\t│\t├── Scale: %s | rounding: %s", config.scale, config.rounding)
+        logger.info("\t│\t└── Memory decay: %s (%s)", config.memory_decay, config.memory_dtype)
+        self._inner("summary")()
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Configure the next round of training, and add the settings to each message."""
+        messages = list(self._inner("configure_train")(server_round, arrays, config, grid))
+        self._sent, self._tally = defaultdict(list), Tally()
+        models: dict[int, SentModel] = {}  # by record: most strategies send one and the same to all nodes
+        for message in messages:
+            message.content = _with_order(message.content, self._order)
+            records = list(message.content.array_records.values())
+            self._tally.downlink_payload += payload_bytes(records)
+            self._tally.downlink_message += message_bytes(message.content)
+            model = None
+            if len(records) == 1:
+                identity = id(records[0])
+                if identity not in models:
+                    models[identity] = SentModel(loaders(records[0]), self.config)
+                model = models[identity]
+            self._sent[message.metadata.dst_node_id].append(Sent(message, model))
+        return messages
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Make weights of what clients sent, and let the wrapped strategy aggregate them."""
+        inbox = Inbox(self._sent, _weight_key(self.strategy), self._tally)
+        arrays, metrics = self._inner("aggregate_train")(server_round, inbox.open(replies))
+        if arrays is not None:
+            arrays = ArrayRecord(dict(arrays))  # decodes what a strategy picked from one client as it was
+        inbox.close()
+        if self._sent:
+            metrics = MetricRecord({**(metrics or {}), **self._tally.metrics()})
+        return arrays, metrics
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Configure the next round of evaluation."""
+        return self.strategy.configure_evaluate(server_round, arrays, config, grid)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Aggregate evaluation metrics."""
+        return self.strategy.aggregate_evaluate(server_round, replies)
+
+    def _inner(self, step: str) -> Callable[..., Any]:
+        """Return the wrapped strategy's own step, also while this wrapper has taken its place."""
+        return partial(getattr(type(self.strategy), step), self.strategy)
+
+    @contextmanager
+    def _steps_taken_over(self) -> Iterator[None]:
+        """Let the wrapped strategy's own loop call this wrapper's steps."""
+        own = vars(self.strategy)
+        before = {step: own[step] for step in STEPS if step in own}
+        own.update({step: getattr(self, step) for step in STEPS})
+        try:
+            yield
+        finally:
+            for step in STEPS:
+                del own[step]
+            own.update(before)
+
+
+def _layers(strategy: object) -> Iterator[Strategy]:
+    """Yield a strategy, and what it wraps, and what that wraps."""
+    while isinstance(strategy, Strategy):
+        yield strategy
+        strategy = getattr(strategy, "strategy", None)
+
+
+def _weight_key(strategy: Strategy) -> str | None:
+    keys = (getattr(layer, "weighted_by_key", None) for layer in _layers(strategy))
+    return next((key for key in keys if isinstance(key, str)), None)
+
+
+def _with_order(content: RecordDict, order: Order) -> RecordDict:
+    """Return content that carries the settings in its first ConfigRecord, leaving the strategy's own as it is."""
+    ordered = content.copy()
+    key, config = next(iter(content.config_records.items()), (CONFIG_KEY, ConfigRecord()))
+    ordered[key] = ConfigRecord({**config, **order.write()})
+    return ordered
