@@ -1,0 +1,206 @@
+"""CO3Strategy for apps on Flower's older API: NumPyClients, and the strategies of flwr.server.strategy."""
+
+import time
+from collections.abc import Mapping
+from functools import partial
+from logging import getLogger
+from math import isfinite
+from typing import Any, TypeAlias
+
+from flwr.app import ConfigRecord
+from flwr.common import (
+    EvaluateIns,
+    EvaluateRes,
+    FitIns,
+    FitRes,
+    Parameters,
+    Scalar,
+    bytes_to_ndarray,
+    ndarray_to_bytes,
+)
+from flwr.server import ClientManager
+from flwr.server.strategy import Strategy
+
+from flwr_co3._protocol import FRAME_STYPE, SCALAR_STATS_KEYS, ClientStats, Order
+from flwr_co3._replies import NUMPY_STYPE, Loaders, SentModel
+from flwr_co3._round import Tally, count_bytes
+from flwr_co3.config import CO3Config
+
+logger = getLogger("flwr.co3")
+
+ClientProxy: TypeAlias = Any  # flwr.server.client_proxy.ClientProxy, which is not among Flower's public names
+
+
+class CO3LegacyStrategy(Strategy):
+    """Strategy wrapper that lets NumPyClients compress their updates.
+
+    It is to the strategies of ``flwr.server.strategy`` what :class:`~flwr_co3.CO3Strategy` is to those of
+    ``flwr.serverapp.strategy``, and adds the same metrics to each round's. Its clients have
+    :class:`~flwr_co3.CO3ClientMixin`, or :class:`~flwr_co3.CO3Mod` among their app's mods, or neither: those
+    that do not compress are accepted as they are. A result that cannot be used becomes a failure; the log names
+    the client and the reason.
+
+    Parameters
+    ----------
+    strategy : flwr.server.strategy.Strategy
+        The strategy to wrap. CO3LegacyStrategy is the outermost wrapper.
+    config : CO3Config (default: CO3Config())
+        How clients compress.
+
+    Examples
+    --------
+    ::
+
+        from flwr.server import ServerAppComponents, ServerConfig
+        from flwr.server.strategy import FedAvg
+        from flwr.serverapp import ServerApp
+        from flwr_co3 import CO3Config
+        from flwr_co3.legacy import CO3LegacyStrategy
+
+        def server_fn(context):
+            strategy = CO3LegacyStrategy(FedAvg(initial_parameters=parameters), CO3Config(format="fp8"))
+            return ServerAppComponents(strategy=strategy, config=ServerConfig(num_rounds=3))
+
+        app = ServerApp(server_fn=server_fn)
+    """
+
+    def __init__(self, strategy: Strategy, config: CO3Config | None = None) -> None:
+        if not isinstance(strategy, Strategy):
+            raise ValueError(
+                f"CO3LegacyStrategy wraps a strategy of flwr.server.strategy, not {type(strategy).__name__}. "
+                "For strategies of flwr.serverapp.strategy there is flwr_co3.CO3Strategy."
+            )
+        if isinstance(strategy, CO3LegacyStrategy):
+            raise ValueError("The strategy is a CO3LegacyStrategy already. Wrap it once, outermost.")
+        self.strategy = strategy
+        self._order = Order.draw(config)
+        self.config = self._order.config
+        self._sent: dict[str, SentModel] = {}
+        self._tally = Tally()
+
+    def __repr__(self) -> str:
+        return f"CO3LegacyStrategy({self.strategy!r}, {self.config!r})"
+
+    def configure_fit(
+        self, server_round: int, parameters: Parameters, client_manager: ClientManager
+    ) -> list[tuple[ClientProxy, FitIns]]:
+        """Configure the next round of training, and add the settings to each client's config."""
+        instructions = self.strategy.configure_fit(server_round, parameters, client_manager)
+        self._sent, self._tally = {}, Tally()
+        models: dict[int, SentModel] = {}  # by parameters: most strategies send the same to all clients
+        ordered = []
+        for client, ins in instructions:
+            identity = id(ins.parameters)
+            if identity not in models:
+                models[identity] = SentModel(_loaders(ins.parameters), self.config)
+            self._sent[client.cid] = models[identity]
+            config: dict[str, Scalar] = {**ins.config, **self._order.write()}
+            ordered.append((client, FitIns(ins.parameters, config)))
+            self._tally.downlink_payload += _payload(ins.parameters)
+            self._tally.downlink_message += _message_bytes(ins.parameters, config)
+        return ordered
+
+    def aggregate_fit(
+        self,
+        server_round: int,
+        results: list[tuple[ClientProxy, FitRes]],
+        failures: list[tuple[ClientProxy, FitRes] | BaseException],
+    ) -> tuple[Parameters | None, dict[str, Scalar]]:
+        """Make weights of what clients sent, and let the wrapped strategy aggregate them."""
+        accepted, failed = [], list(failures)
+        for client, result in results:
+            try:
+                accepted.append((client, self._open(client.cid, result)))
+            except Exception as error:  # whatever a client sent, the round goes on
+                reason = f"CO3 set aside the result of client {client.cid}: {str(error) or repr(error)}"
+                logger.warning(reason)
+                failed.append(ValueError(reason))
+                self._tally.quarantined += 1
+        parameters, metrics = self.strategy.aggregate_fit(server_round, accepted, failed)
+        return parameters, {**metrics, **self._tally.metrics()}
+
+    def initialize_parameters(self, client_manager: ClientManager) -> Parameters | None:
+        """Initialize the global model."""
+        return self.strategy.initialize_parameters(client_manager)
+
+    def configure_evaluate(
+        self, server_round: int, parameters: Parameters, client_manager: ClientManager
+    ) -> list[tuple[ClientProxy, EvaluateIns]]:
+        """Configure the next round of evaluation."""
+        return self.strategy.configure_evaluate(server_round, parameters, client_manager)
+
+    def aggregate_evaluate(
+        self,
+        server_round: int,
+        results: list[tuple[ClientProxy, EvaluateRes]],
+        failures: list[tuple[ClientProxy, EvaluateRes] | BaseException],
+    ) -> tuple[float | None, dict[str, Scalar]]:
+        """Aggregate evaluation results."""
+        return self.strategy.aggregate_evaluate(server_round, results, failures)
+
+    def evaluate(self, server_round: int, parameters: Parameters) -> tuple[float, dict[str, Scalar]] | None:
+        """Evaluate the global model on the server."""
+        return self.strategy.evaluate(server_round, parameters)
+
+    def _open(self, client: str, result: FitRes) -> FitRes:
+        """Decode a client's result, all of it: Parameters are bytes, and cannot wait to be asked."""
+        self._count(result)
+        model = self._sent.get(client)
+        if model is None:
+            raise ValueError("The client was not asked to train in this round.")
+        if not isfinite(result.num_examples) or result.num_examples < 0:
+            raise ValueError(f"Its number of examples, the weight of the client, is {result.num_examples!r}.")
+        metrics, stats = _without_stats(result.metrics)
+        frame = _frame(result)
+        parameters = result.parameters
+        if frame is None:
+            model.check(_loaders(parameters))
+        else:
+            parameters = self._decode(frame, model)
+        self._tally.accept(model.parameters, _payload(result.parameters), frame is not None, stats)
+        return FitRes(result.status, parameters, result.num_examples, metrics)
+
+    def _count(self, result: FitRes) -> None:
+        status: dict[str, Scalar] = {"code": result.status.code.value, "message": result.status.message}
+        examples: dict[str, Scalar] = {"num_examples": result.num_examples}
+        self._tally.replies += 1
+        self._tally.uplink_payload += _payload(result.parameters)
+        self._tally.uplink_message += _message_bytes(result.parameters, result.metrics, status, examples)
+
+    def _decode(self, frame: bytes, model: SentModel) -> Parameters:
+        start = time.perf_counter()
+        reader = model.open(frame)
+        tensors = [ndarray_to_bytes(model.restore(reader, name)) for name in model.specs]
+        reader.close()
+        self._tally.decode_seconds += time.perf_counter() - start
+        return Parameters(tensors, NUMPY_STYPE)
+
+
+def _frame(result: FitRes) -> bytes | None:
+    """Return the frame of a compressed result: as CO3Mod sent it, or as CO3ClientMixin did."""
+    by_mod = result.parameters.tensor_type == FRAME_STYPE
+    if not by_mod and SCALAR_STATS_KEYS[0] not in result.metrics:
+        return None
+    tensors = result.parameters.tensors
+    if len(tensors) != 1:
+        raise ValueError(f"It is marked as compressed, and holds {len(tensors)} tensors instead of one frame.")
+    return tensors[0] if by_mod else bytes_to_ndarray(tensors[0]).tobytes()
+
+
+def _without_stats(metrics: dict[str, Scalar]) -> tuple[dict[str, Scalar], ClientStats | None]:
+    stats = ClientStats.read([metrics.get(key) for key in SCALAR_STATS_KEYS])
+    return {key: value for key, value in metrics.items() if key not in SCALAR_STATS_KEYS}, stats
+
+
+def _loaders(parameters: Parameters) -> Loaders:
+    return {str(index): partial(bytes_to_ndarray, tensor) for index, tensor in enumerate(parameters.tensors)}
+
+
+def _payload(parameters: Parameters) -> int:
+    return sum(map(len, parameters.tensors))
+
+
+def _message_bytes(parameters: Parameters, *configs: Mapping[str, Scalar]) -> int:
+    """Count what Flower makes of Parameters and configs: an ArrayRecord, its keys numbers, and ConfigRecords."""
+    keys = sum(len(str(index)) for index in range(len(parameters.tensors)))
+    return _payload(parameters) + keys + sum(count_bytes(ConfigRecord(dict(config))) for config in configs)
