@@ -1,0 +1,27 @@
+"""What the tests of the Flower layer share."""
+
+import numpy as np
+import pytest
+from flwr.supercore.task_identity import TaskIdentity
+
+from tests.flower.helpers import Tensors
+
+
+@pytest.fixture
+def task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let strategies make messages outside a run."""
+    for name in ("_task_id", "_run_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+
+
+@pytest.fixture
+def model() -> Tensors:
+    """A small model: two weights that are lossy, and what travels exactly."""
+    rng = np.random.default_rng(0)
+    return {
+        "conv.weight": rng.normal(size=(16, 3, 3, 3)).astype(np.float32),
+        "fc.weight": rng.normal(size=(10, 40)).astype(np.float32),
+        "fc.bias": rng.normal(size=3).astype(np.float32),
+        "bn.running_mean": rng.normal(size=64).astype(np.float32),
+        "bn.num_batches_tracked": np.array(7, np.int64),
+    }
