@@ -69,9 +69,9 @@ class Inbox:
 
     def _open(self, reply: Message) -> Opened | Message:
         self._tally.replies += 1
-        self._tally.uplink_message += message_bytes(reply.content)
-        self._tally.uplink_payload += payload_bytes(reply.content.array_records.values())
         try:
+            self._tally.uplink_message += message_bytes(reply.content)
+            self._tally.uplink_payload += payload_bytes(reply.content.array_records.values())
             return self._opened(reply)
         except Exception as error:  # whatever a client sent, the round goes on
             return self._set_aside(reply, str(error) or repr(error))

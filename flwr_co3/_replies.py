@@ -170,6 +170,13 @@ def decoded_record(model: SentModel, reader: FrameReader, desk: Desk) -> ArrayRe
     return record
 
 
+def plain_record(record: ArrayRecord) -> ArrayRecord:
+    """Return a record without tensors that are still to be decoded."""
+    if not any(isinstance(array, DecodedArray) for array in record.values()):
+        return record
+    return ArrayRecord(dict(record))  # its constructor makes plain Arrays
+
+
 def loaders(record: ArrayRecord) -> Loaders:
     """Return how to get each tensor of a record."""
     return {name: array.numpy for name, array in record.items()}

@@ -145,9 +145,9 @@ def _run_of(state: RecordDict) -> object:
 def _store(state: RecordDict | None, order: Order, memory: ErrorMemory) -> None:
     if state is None:
         return
+    stored = ArrayRecord({name: Array(np.asarray(error)) for name, error in memory.state.items()})
     for key in (MEMORY_KEY, RUN_KEY):
         state.pop(key, None)
     if order.config.memory_decay > 0:
-        stored = {name: Array(np.asarray(error)) for name, error in memory.state.items()}
-        state[MEMORY_KEY] = ArrayRecord(stored)
+        state[MEMORY_KEY] = stored
         state[RUN_KEY] = ConfigRecord({"token": order.run})

@@ -54,6 +54,8 @@ class CO3Mod:
 
     A client on a slow line, that sends at most 64 KiB a round, whatever the server allows::
 
+        from flwr_co3 import RateLimit
+
         app = ClientApp(mods=[CO3Mod(rate=RateLimit(bytes_per_round=65536))])
     """
 

@@ -13,7 +13,7 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from flwr_co3._inbox import Inbox, Sent
 from flwr_co3._protocol import CONFIG_KEY, Order
-from flwr_co3._replies import SentModel, loaders
+from flwr_co3._replies import SentModel, loaders, plain_record
 from flwr_co3._round import Tally, message_bytes, payload_bytes
 from flwr_co3.config import CO3Config
 
@@ -140,7 +140,7 @@ class CO3Strategy(Strategy):
         inbox = Inbox(self._sent, _weight_key(self.strategy), self._tally)
         arrays, metrics = self._inner("aggregate_train")(server_round, inbox.open(replies))
         if arrays is not None:
-            arrays = ArrayRecord(dict(arrays))  # decodes what a strategy picked from one client as it was
+            arrays = plain_record(arrays)  # some strategies take over one client's arrays as they are
         inbox.close()
         if self._sent:
             metrics = MetricRecord({**(metrics or {}), **self._tally.metrics()})

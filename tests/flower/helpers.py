@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from flwr.app import (
@@ -124,6 +125,8 @@ class LocalGrid(Grid):
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         messages = sorted(messages, key=lambda message: message.metadata.dst_node_id)
+        for message in messages:
+            message.metadata.__dict__["_message_id"] = str(uuid4())  # as Flower's grids do
         replies = [self._call(copy.deepcopy(message)) for message in messages]
         self.sent += copy.deepcopy(messages)
         self.replies += copy.deepcopy(replies)

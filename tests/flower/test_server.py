@@ -264,6 +264,23 @@ def test_models_that_differ_by_node(model: Tensors) -> None:
     assert_same(result.arrays, mean(new, [1, 1]))
 
 
+def test_two_messages_to_one_node_are_told_apart(model: Tensors) -> None:
+    class Twice(FedAvg):
+        def configure_train(self, *args: Any, **kwargs: Any) -> list[Message]:
+            messages = [*super().configure_train(*args, **kwargs), *super().configure_train(*args, **kwargs)]
+            for shift, message in enumerate(messages):
+                shifted = {n: t + t.dtype.type(shift) for n, t in model.items()}
+                message.content = RecordDict({**message.content, "arrays": record(shifted)})
+            return messages
+
+    twice = Twice(fraction_evaluate=0.0, min_train_nodes=1, min_available_nodes=1)
+    grid = LocalGrid({1: client(1)})
+    result = run(CO3Strategy(twice, EVERYTHING_EXACT), grid, model)
+    assert result.train_metrics_clientapp[1]["co3-quarantined"] == 0
+    new = [{n: step(1)(n, t + t.dtype.type(shift)) for n, t in model.items()} for shift in (0, 1)]
+    assert_same(result.arrays, mean(new, [1, 1]))
+
+
 # Any strategy
 
 
