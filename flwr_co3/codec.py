@@ -180,7 +180,8 @@ class Codec:
         """What the receiver decodes."""
         if converted is None:
             return tensor.astype(tensor.dtype.newbyteorder("="))
-        return values_of(self._format, converted.scale, tensor.dtype.name)[converted.symbols]
+        # Indexing with no dimension gives a scalar.
+        return np.asarray(values_of(self._format, converted.scale, tensor.dtype.name)[converted.symbols])
 
 
 def _group(members: list[Converted], names: list[str], update: Update) -> Group:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import zlib
 from collections.abc import Iterable, Mapping
@@ -345,10 +346,15 @@ class FrameReader:
         self._symbols = None
 
     def _read_exact(self, name: str) -> Array:
-        names = [n for n in self.tensors if n in self.exact]
-        start = sum(self.tensors[n].nbytes for n in names[: names.index(name)])
         dtype = numpy_dtype(self.tensors[name].dtype).newbyteorder("<")
-        return np.frombuffer(self._exact_data, dtype, self.tensors[name].entries, start)
+        return np.frombuffer(self._exact_data, dtype, self.tensors[name].entries, self._exact_starts[name])
+
+    @cached_property
+    def _exact_starts(self) -> dict[str, int]:
+        """Where each exact tensor's bytes begin."""
+        names = [name for name in self.tensors if name in self.exact]
+        ends = itertools.accumulate(self.tensors[name].nbytes for name in names)
+        return dict(zip(names, [0, *ends], strict=False))
 
     def _decode(self) -> dict[str, npt.NDArray[np.uint8]]:
         by_group = read_stream(self._coded, self._models, self._header.coder)

@@ -126,15 +126,15 @@ class ErrorMemory:
     def _store(self, error: Array) -> Array:
         if self.dtype != "bfloat16":
             limit = np.finfo(self._stored_dtype).max  # an error too large for float16 is kept as far as it goes
-            return np.clip(error, -limit, limit).astype(self._stored_dtype)
+            return np.asarray(np.clip(error, -limit, limit), self._stored_dtype)
         bits = error.astype(np.float32).view(np.uint32)
         # To the nearest, ties to even: half of the dropped part, and one more where the kept part is odd.
-        return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+        return np.asarray((bits + 0x7FFF + (bits >> 16 & 1)) >> 16, np.uint16)
 
 
 def _difference(v: Array, sent: Array) -> Array:
     work = np.promote_types(v.dtype, np.float32) if v.dtype.kind == "f" else np.dtype(np.float32)
-    return np.subtract(v.astype(work, copy=False), sent.astype(work, copy=False))
+    return np.asarray(np.subtract(v.astype(work, copy=False), sent.astype(work, copy=False)))
 
 
 def _sum_of_squares(x: Array) -> float:
