@@ -38,7 +38,7 @@ def compare(
     ] = _DEFAULTS.dataset,
     clients: Annotated[int, typer.Option(help="Number of simulated clients.")] = 10,
     partitioner: Annotated[
-        str, typer.Option(help="iid, dirichlet:alpha=0.5 or shards:classes=2.")
+        str, typer.Option(help="iid, dirichlet:alpha=0.5 or shards:per_client=2.")
     ] = _DEFAULTS.partitioner,
     fraction_train: Annotated[
         float, typer.Option(help="Share of the clients that train in a round.")

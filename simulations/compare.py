@@ -17,12 +17,14 @@ from rich.console import Console
 from simulations.clients import OrderedGrid
 from simulations.federation import RoundResult, federate
 from simulations.fits import UpdateWatcher
+from simulations.models import make_model
 from simulations.progress import Board
 from simulations.results import Comparison, Run
 from simulations.runtime import SimulationError, flower_log, simulate, stoppable
 from simulations.schemes import PLAIN, Scheme
 from simulations.settings import Settings
-from simulations.tasks import partition_examples
+from simulations.strategies import make_strategy
+from simulations.tasks import image_shape, partition_examples
 
 LOG_FILE = "flower.log"
 _PACKAGES = ("flwr-co3", "flwr", "torch", "numpy", "ray")
@@ -57,15 +59,17 @@ class Plan:
     parallel: int | None = None
 
     def check(self) -> None:
-        """Find out before anything is started whether the data is there and can be divided.
+        """Find out before anything is started whether there is such a model, and such data that can be divided.
 
         Raises
         ------
-        ValueError
+        ValueError, ImportError
             With what is wrong.
         """
         if self.clients < 1:
             raise ValueError(f"{self.clients} clients cannot train: give at least one.")
+        make_strategy(self.settings.strategy, self.settings.fraction_train)
+        make_model(self.settings.model, image_shape(self.settings.dataset), seed=0)
         for seed in self.seeds:
             partition_examples(self.settings.dataset, self.settings.partitioner, seed, 0, self.clients)
 

@@ -14,7 +14,7 @@ from simulations.models import make_model
 from simulations.schemes import Scheme
 from simulations.settings import Settings
 from simulations.strategies import make_strategy
-from simulations.tasks import image_shape, test_examples
+from simulations.tasks import evaluation_examples, image_shape
 from simulations.training import Score, evaluate
 
 _ROUND_TIMEOUT = 24 * 3600.0  # seconds; a client that is lost in a simulation answers with an error, not with silence
@@ -84,7 +84,7 @@ def federate(
     watch : Callable, optional
         Sees the replies of each round, see :class:`MeteredStrategy`.
     """
-    shape, examples = image_shape(settings.dataset), test_examples(settings.dataset)
+    shape, examples = image_shape(settings.dataset), evaluation_examples(settings.dataset)
     model = make_model(settings.model, shape, seed=settings.seed)
     parameters = sum(tensor.numel() for tensor in model.state_dict().values())
     strategy = MeteredStrategy(_with_scheme(settings, scheme), settings.seed, watch)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from flwr_datasets.partitioner import DirichletPartitioner, IidPartitioner, PathologicalPartitioner
+from flwr_datasets.partitioner import DirichletPartitioner, IidPartitioner, ShardPartitioner
 
 from simulations.choices import look_up, only_options, parse_choice
 
@@ -20,14 +20,14 @@ def _dirichlet(partitions: int, label: str, seed: int, alpha: float = 0.5) -> An
     return DirichletPartitioner(partitions, label, alpha, min_partition_size=_SMALLEST_PARTITION, seed=seed)
 
 
-def _shards(partitions: int, label: str, seed: int, classes: int = 2) -> Any:
-    return PathologicalPartitioner(partitions, label, classes, class_assignment_mode="first-deterministic", seed=seed)
+def _shards(partitions: int, label: str, seed: int, per_client: int = 2) -> Any:
+    return ShardPartitioner(partitions, label, num_shards_per_partition=per_client, seed=seed)
 
 
 _PARTITIONERS: dict[str, tuple[_Maker, dict[str, type]]] = {
     "iid": (_iid, {}),
     "dirichlet": (_dirichlet, {"alpha": float}),
-    "shards": (_shards, {"classes": int}),
+    "shards": (_shards, {"per_client": int}),
 }
 
 
@@ -37,9 +37,9 @@ def make_partitioner(text: str, *, partitions: int, label: str, seed: int) -> An
     Parameters
     ----------
     text : str
-        ``iid``; ``dirichlet:alpha=0.5`` (label shares drawn from a Dirichlet distribution: the smaller alpha,
-        the more the clients differ); or ``shards:classes=2`` (each client has examples of so many classes
-        only).
+        ``iid``; ``dirichlet:alpha=0.5`` (label shares drawn from a Dirichlet distribution: the smaller alpha, the
+        more the clients differ); or ``shards:per_client=2`` (sorted by label and cut into shards, so many for each
+        client, which then has examples of few classes only; the "pathological" division of the FedAvg paper).
     partitions : int
         Number of clients.
     label : str

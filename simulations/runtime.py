@@ -50,7 +50,7 @@ def simulate(
     """
     from flwr.simulation import run_simulation
 
-    parallel = min(parallel or len(os.sched_getaffinity(0)), clients)
+    parallel = min(parallel or _processors(), clients)
     server_app = ServerApp()
     failure: list[BaseException] = []
 
@@ -78,6 +78,13 @@ def simulate(
         _end_ray()
     if failure:
         raise failure[0]
+
+
+def _processors() -> int:
+    """Return how many processors this process may use, where the system tells that; else how many there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _backend(parallel: int, verbose: bool) -> dict[str, dict[str, ConfigRecordValues]]:

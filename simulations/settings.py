@@ -20,7 +20,7 @@ class Settings:
     """
 
     dataset: str = "digits"  # "digits", or an image data set on the Hub or in a local folder
-    partitioner: str = "dirichlet:alpha=0.5"  # iid | dirichlet:alpha= | shards:classes=
+    partitioner: str = "dirichlet:alpha=0.5"  # iid | dirichlet:alpha= | shards:per_client=
     model: str = "cnn"  # cnn | resnet18 | torchvision:<name>
     strategy: str = "fedavg"  # the inner strategy, such as fedavgm:server_momentum=0.9
     fraction_train: float = 1.0  # share of the clients that train in a round

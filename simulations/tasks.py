@@ -1,6 +1,7 @@
 """The data: which sets there are, how they become arrays, and each client's part of them."""
 
 import functools
+import warnings
 from typing import Any, NamedTuple
 
 import datasets  # type: ignore[import-untyped]
@@ -63,7 +64,7 @@ def find_columns(features: datasets.Features, dataset: str) -> Columns:
     return Columns(images[0], labels[0])
 
 
-def test_examples(dataset: str) -> Examples:
+def evaluation_examples(dataset: str) -> Examples:
     """Return the test split, on which the server evaluates."""
     split = _test_split(dataset)
     return _to_examples(split, find_columns(split.features, dataset), dataset)
@@ -91,7 +92,9 @@ def partition_examples(dataset: str, partitioner: str, seed: int, partition: int
     """
     federated = _federated(dataset, partitioner, seed, partitions)
     try:
-        part = federated.load_partition(partition, "train")
+        with warnings.catch_warnings():  # the partitioners warn of every draw that they repeat
+            warnings.simplefilter("ignore")
+            part = federated.load_partition(partition, "train")
     except ValueError as error:
         raise ValueError(
             f"{dataset!r} cannot be divided among {partitions} clients by {partitioner!r}: {error}"

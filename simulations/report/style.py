@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 matplotlib.use("Agg")
@@ -75,6 +76,11 @@ def save_figure(figure: Figure, folder: Path, name: str) -> str:
     name : str
         Also makes the ids in the element unique in its page.
     """
+    with rc_context(RC):
+        return _saved(figure, folder, name)
+
+
+def _saved(figure: Figure, folder: Path, name: str) -> str:
     figure.savefig(folder / f"{name}.png", dpi=160, facecolor="white")
     text = io.StringIO()
     metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}

@@ -1,0 +1,111 @@
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from simulations.report import write_report
+from simulations.report.page import headline
+from simulations.results import Comparison, Run
+from simulations.tables import terminal_table
+
+NO_END = {"meta", "br", "img", "link", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """Collects tags and what they point to, and checks that they close."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.targets: list[str] = []
+        self.ids: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+        self.targets += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "srcset")]
+        if tag not in NO_END:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in NO_END:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def written(comparison: Comparison, folder: Path) -> tuple[str, Page]:
+    text = write_report(comparison, folder).read_text(encoding="utf-8")
+    return text, Page(text)
+
+
+def test_the_page_holds_everything_and_needs_nothing(comparison: Comparison, tmp_path: Path) -> None:
+    text, page = written(comparison, tmp_path)
+
+    assert page.open == []
+    assert page.tags.count("svg") == 4  # two curves, two layers in one round
+    assert page.targets and all(target.startswith("#") for target in page.targets)
+    assert {target[1:] for target in page.targets} <= set(page.ids)
+    assert len(set(page.ids)) == len(page.ids)
+    assert not re.search(r"url\((?!#)|@import|<script|<link", text)
+    assert {"http://www.w3.org/1999/xlink"} >= set(re.findall(r"https?://[^\s\"'<>)]+", text))
+
+
+def test_the_figures_are_files_too(comparison: Comparison, tmp_path: Path) -> None:
+    written(comparison, tmp_path)
+
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert {"accuracy-by-bytes.png", "accuracy-by-bytes.svg", "accuracy-by-round.png", "accuracy-by-round.svg"} <= names
+    assert (tmp_path / "figures" / "accuracy-by-bytes.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_it_names_the_schemes_at_their_curves_and_tells_the_numbers(comparison: Comparison, tmp_path: Path) -> None:
+    text, _ = written(comparison, tmp_path)
+
+    assert text.count("CO3 fp4 (paper)") >= 3  # both figures and the table
+    assert "8.00×" in text and "89.5\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}0.7\N{NO-BREAK SPACE}%" in text
+    assert "python -m simulations compare --seeds 2" in text
+
+
+def test_the_same_results_give_the_same_page(comparison: Comparison, tmp_path: Path) -> None:
+    assert written(comparison, tmp_path)[0] == written(comparison, tmp_path)[0]
+
+
+def test_a_partial_comparison_is_reported_with_what_is_missing(comparison: Comparison, tmp_path: Path) -> None:
+    del comparison.runs[1:]
+    comparison.runs.append(Run("co3-fp4", 0, [], "ValueError: <broken>"))
+    comparison.fits = []
+    text, page = written(comparison, tmp_path)
+
+    assert page.tags.count("svg") == 2
+    assert "ended after round 0: ValueError: &lt;broken&gt;" in text and "2 of 4 runs were not started" in text
+
+
+def test_the_headline_says_what_was_saved(comparison: Comparison) -> None:
+    assert headline(comparison).replace("\N{NO-BREAK SPACE}", " ") == (
+        "CO3 fp4 (paper) reached 89.5 ± 0.7 % with 1.50 kB sent by all clients; "
+        "FedAvg 89.5 ± 0.7 % with 12.0 kB: 8.00 times less."
+    )
+    for run in comparison.runs_of("co3-fp4"):
+        run.rounds = run.rounds[:2]
+    assert "no other scheme came within 3 points" in headline(comparison)
+
+
+def test_the_terminal_shows_a_row_for_each_scheme(comparison: Comparison) -> None:
+    table = terminal_table(comparison)
+
+    assert table.row_count == 2 and len(table.columns) == 6
+
+
+@pytest.mark.parametrize("schemes", [1, 9])
+def test_any_number_of_schemes_can_be_drawn(comparison: Comparison, schemes: int, tmp_path: Path) -> None:
+    rounds = comparison.runs[0].rounds
+    comparison.labels = {f"co3-{number}": f"CO3 number {number}" for number in range(schemes)}
+    comparison.runs = [Run(name, 0, rounds) for name in comparison.labels]
+
+    assert written(comparison, tmp_path)[1].tags.count("svg") == 4

@@ -1,0 +1,64 @@
+import pytest
+
+from flwr_co3 import CO3Config, RateLimit
+from simulations.schemes import DEFAULT_SCHEMES, make_scheme, make_schemes
+
+
+def test_fedavg_compresses_nothing() -> None:
+    assert make_scheme("fedavg").config is None
+
+
+def test_the_papers_schemes_are_the_papers() -> None:
+    for name, number_format in (("co3-fp4", "fp4"), ("co3-fp8", "fp8")):
+        expected = CO3Config(format=number_format, coder="huffman", scale="optimal", memory_decay=0.9)
+        assert make_scheme(name).config == expected
+
+
+def test_settings_become_fields_of_the_config() -> None:
+    scheme = make_scheme("co3:format=fp8,scale=40,memory-decay=0.9,exact=*.bias|bn.*")
+
+    assert scheme.config == CO3Config(format="fp8", scale=40, memory_decay=0.9, exact=("*.bias", "bn.*"))
+    assert make_scheme("co3-fp4:memory_decay=0.5").config == CO3Config(coder="huffman", memory_decay=0.5)
+
+
+def test_a_budget_becomes_the_rate() -> None:
+    scheme = make_scheme("co3:bits_per_parameter=0.1")
+
+    assert scheme.config is not None and scheme.config.rate == RateLimit(bits_per_parameter=0.1)
+
+
+def test_the_run_config_overrides_what_it_sets() -> None:
+    overrides = {"memory-decay": 0.5, "format": "", "scale": "", "coder": "rans", "rounds": 3}
+    scheme = make_scheme("co3-fp8", overrides)
+
+    assert scheme.config == CO3Config(format="fp8", coder="rans", memory_decay=0.5)
+    assert "memory decay 0.5" in scheme.label
+
+
+def test_default_stands_for_the_default_ones_and_none_comes_twice() -> None:
+    names = [scheme.name for scheme in make_schemes(["co3-fp4", "default", "co3-fp4-0.1bit-no-memory"])]
+
+    assert names == ["co3-fp4", *(set_aside for set_aside in DEFAULT_SCHEMES if set_aside != "co3-fp4"),
+                     "co3-fp4-0.1bit-no-memory"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("qsdg", "There is no scheme 'qsdg'. Choose one of: fedavg, co3, "),
+        ("fedavg:scale=3", "'fedavg' sends weights as they are and has no setting 'scale'"),
+        ("co3:scales=3", "has no setting 'scales'; settings: format, "),
+        ("co3:format=fp99", "The scheme 'co3:format=fp99' cannot be used: "),
+        ("co3:memory_decay=2", "The scheme 'co3:memory_decay=2' cannot be used: "),
+        ("co3:bits_per_parameter=-1", "cannot be used: "),
+    ],
+)
+def test_what_is_no_scheme_is_refused_with_a_sentence(text: str, message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        make_schemes([text])
+    assert message in str(error.value)
+
+
+def test_no_scheme_at_all_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one scheme"):
+        make_schemes([])
