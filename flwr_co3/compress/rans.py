@@ -9,7 +9,7 @@ codes one row of every chunk at a time, so its cost is the number of rows of a c
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -108,13 +108,14 @@ def _tables(sequences: list[Sequence]) -> tuple[npt.NDArray[np.uint32], npt.NDAr
     return frequency.reshape(-1), cumulative.reshape(-1)
 
 
-def _lay_out(sequences: list[Sequence], layout: Layout) -> npt.NDArray[np.uint16]:
+def _lay_out(sequences: list[Sequence], layout: Layout) -> npt.NDArray[np.unsignedinteger[Any]]:
     """Codes of all symbols, shape (chunks, rows, lanes); gaps hold a code that changes nothing."""
-    nothing = np.uint16(256 * len(sequences))
-    codes = np.full(layout.chunks * layout.rows_per_chunk * layout.lanes, nothing, np.uint16)
+    nothing = 256 * len(sequences)
+    dtype: type[np.unsignedinteger[Any]] = np.uint16 if nothing < 1 << 16 else np.uint32
+    codes = np.full(layout.chunks * layout.rows_per_chunk * layout.lanes, nothing, dtype)
     start = 0
     for table, ((symbols, _), rows) in enumerate(zip(sequences, layout.rows_by_sequence, strict=True)):
-        np.add(symbols, np.uint16(256 * table), out=codes[start : start + symbols.size])
+        np.add(symbols, dtype(256 * table), out=codes[start : start + symbols.size])
         start += rows * layout.lanes
     return codes.reshape(layout.chunks, layout.rows_per_chunk, layout.lanes)
 
