@@ -21,13 +21,16 @@ BLOCK = 1 << 14
 
 
 class Moments(NamedTuple):
-    """What one pass over a tensor tells: all that the moment fit and the checks need."""
+    """What one pass over a tensor tells: all that the moment fit and the checks need.
+
+    The means are in units of the peak: its square may not have a place in float64.
+    """
 
     entries: int
     nonzero: int
     peak: float  # largest magnitude; NaN or infinity if the tensor holds one
-    mean_abs: float
-    mean_square: float
+    mean_abs: float  # over the peak
+    mean_square: float  # over the peak's square
 
     @classmethod
     def of(cls, x: npt.NDArray[np.generic]) -> Moments:
@@ -51,7 +54,7 @@ class Moments(NamedTuple):
             if not math.isfinite(top):
                 return cls(flat.size, 0, top, top, top)
             nonzero += int(np.count_nonzero(block))
-            if top > peak:  # sums are kept in units of the peak: no square leaves float64's range
+            if top > peak:  # what was summed in units of the old peak
                 total, square, peak = total * (peak / top), square * (peak / top) ** 2, top
             if peak > 0:
                 # A subnormal peak has no finite reciprocal, so divide.
@@ -59,7 +62,7 @@ class Moments(NamedTuple):
                 total += float(block.sum())
                 square += float(np.square(block, out=block).sum())
         count = max(flat.size, 1)
-        return cls(flat.size, nonzero, peak, peak * (total / count), peak * peak * (square / count))
+        return cls(flat.size, nonzero, peak, total / count, square / count)
 
 
 def shape_of_ratio(ratio: float) -> float:
@@ -147,12 +150,10 @@ class GenNorm:
             raise ValueError("GenNorm can't be fitted to NaN or infinite values.")
         if not moments.nonzero:
             raise ValueError("GenNorm can't be fitted to a tensor that is empty or all zero.")
-        # In units of the peak, so that tensors near the ends of float64's range fit like any other.
-        mean = moments.mean_abs / moments.peak
-        square = moments.mean_square / moments.peak / moments.peak
-        shape = shape_of_ratio(square / mean**2 if square > 0 else 1.0)
+        shape = shape_of_ratio(moments.mean_square / moments.mean_abs**2)
         unit = math.exp(math.lgamma(1 / shape) - math.lgamma(2 / shape))
-        return cls(shape, max(mean * unit * moments.peak, np.finfo(np.float64).smallest_subnormal))
+        scale = moments.mean_abs * unit * moments.peak
+        return cls(shape, min(max(scale, np.finfo(np.float64).smallest_subnormal), np.finfo(np.float64).max))
 
     @classmethod
     def fit_mle(cls, x: npt.ArrayLike) -> GenNorm:
