@@ -13,6 +13,7 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 MEMORY_DTYPES = ("float32", "bfloat16", "float16")
+_BFLOAT16_MAX = (2 - 2**-7) * 2.0**127
 
 
 class ErrorMemory:
@@ -124,9 +125,10 @@ class ErrorMemory:
         return (stored.astype(np.uint32) << 16).view(np.float32)
 
     def _store(self, error: Array) -> Array:
+        limit = _BFLOAT16_MAX if self.dtype == "bfloat16" else float(np.finfo(self._stored_dtype).max)
+        error = np.asarray(np.clip(error, -limit, limit))  # an error that is too large is kept as far as the dtype goes
         if self.dtype != "bfloat16":
-            limit = np.finfo(self._stored_dtype).max  # an error too large for float16 is kept as far as it goes
-            return np.asarray(np.clip(error, -limit, limit), self._stored_dtype)
+            return np.asarray(error, self._stored_dtype)
         bits = error.astype(np.float32).view(np.uint32)
         # To the nearest, ties to even: half of the dropped part, and one more where the kept part is odd.
         return np.asarray((bits + 0x7FFF + (bits >> 16 & 1)) >> 16, np.uint16)
