@@ -128,9 +128,12 @@ class Codec:
         Raises
         ------
         ValueError
-            If a tensor holds NaN or infinity, or has a dtype that no frame can hold. The message names it.
+            If a tensor holds NaN or infinity, or has a dtype that no frame can hold: the message names it. If there
+            are more tensors than a frame can hold. If `max_bytes` is below 1.
         """
         checked = Update.of(update, self.config)
+        if max_bytes is not None and max_bytes < len(EMPTY):
+            raise ValueError(f"max_bytes is {max_bytes}, and even the empty update takes {len(EMPTY)} byte.")
         limits = [] if max_bytes is None else [max_bytes]
         if self.config.rate is not None:
             limits.append(self.config.rate.bytes_for(checked.parameters))

@@ -39,9 +39,9 @@ POOLED_ENTRIES = 1024
 _HUFFMAN, _TABLE_DEFLATED, _EXACT_DEFLATED, _COMMON_SCALE, _OWN_SCALES = 1, 2, 4, 8, 16
 _FLAGS = 31
 _EXACT = 0x80  # of a dtype's byte
-_MAX_TENSORS = 1 << 16
+MAX_TENSORS = 1 << 16
 _MAX_TABLE_BYTES = 1 << 24
-_MAX_DIMENSIONS = 32
+_MAX_DIMENSIONS = 64  # as many as numpy has
 _MAX_ENTRIES = 1 << 48
 # Without a word from the receiver: enough for any real update, and no gigabyte for a kilobyte.
 _DEFAULT_MAX_BYTES = 1 << 28
@@ -120,7 +120,7 @@ class Header:
 def values_of(fmt: FloatFormat, scale: float, dtype: str) -> Array:
     """What each symbol decodes to in a tensor of this dtype; levels beyond its range become its largest number."""
     target = numpy_dtype(dtype)
-    limit = 3.3895313892515355e38 if dtype == "bfloat16" else float(np.finfo(target).max)
+    limit = (2 - 2**-7) * 2.0**127 if dtype == "bfloat16" else float(np.finfo(target).max)
     return np.clip(fmt.values(scale), -limit, limit).astype(target)
 
 
@@ -150,7 +150,7 @@ def write_frame(
     body = Writer()
     table = _write_table(header)
     deflated = _deflate(table)
-    if len(deflated) + 3 < len(table):
+    if len(deflated) + 3 < len(table) <= _MAX_TABLE_BYTES:
         flags |= _TABLE_DEFLATED
         body.varint(len(table))
         table = deflated
@@ -411,7 +411,7 @@ def _inflate(data: memoryview, size: int, inflater: Any, what: str) -> bytes:
 
 def _read_table(reader: Reader, coder: str) -> Header:
     fmt = _read_format(reader)
-    count = reader.varint(min(_MAX_TENSORS, reader.left))
+    count = reader.varint(min(MAX_TENSORS, reader.left))
     names = [_read_name(reader) for _ in range(count)]
     if len(set(names)) != count:
         raise FrameError("The frame names a tensor twice.")

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from flwr_co3.compress.tables import decode_positive, decode_shape, encode_positive, encode_shape
 from flwr_co3.config import CO3Config
 from flwr_co3.convert import optimal_scale
-from flwr_co3.frame import DTYPES, LOSSY_DTYPES, Header, TensorSpec
+from flwr_co3.frame import DTYPES, LOSSY_DTYPES, MAX_TENSORS, Header, TensorSpec
 from flwr_co3.gennorm import GenNorm, Moments
 
 Array = npt.NDArray[Any]
@@ -55,10 +55,12 @@ class Update:
         Raises
         ------
         ValueError
-            If a tensor holds NaN or infinity or has a dtype that no frame can hold.
+            If a tensor holds NaN or infinity or has a dtype that no frame can hold, or if there are too many tensors.
         TypeError
             If a name is no string.
         """
+        if len(update) > MAX_TENSORS:
+            raise ValueError(f"The update has {len(update)} tensors; a frame can hold {MAX_TENSORS}: send it in parts.")
         tensors = {name: _as_array(name, tensor) for name, tensor in update.items()}
         exact = frozenset(name for name, tensor in tensors.items() if is_exact(name, tensor, config))
         specs = {name: TensorSpec.of(tensor) for name, tensor in tensors.items()}
@@ -99,7 +101,8 @@ class Update:
         # The shape is rounded as on the wire, so that the few that remain are optimised once.
         shape = decode_shape(encode_shape(model.shape))
         unit = GenNorm(shape, 1.0)
-        width = max(self.moments[name].mean_abs / unit.mean_abs, float(np.finfo(np.float64).tiny))
+        mean_abs = self.moments[name].mean_abs * self.moments[name].peak
+        width = max(mean_abs / unit.mean_abs, float(np.finfo(np.float64).tiny))
         with np.errstate(over="ignore"):
             scale = np.float64(optimal_scale(self.header.format, unit)) / width
         return decode_positive(encode_positive(scale))
@@ -118,13 +121,14 @@ class Update:
             moments = self.moments[name]
             entries, nonzero = entries + moments.entries, nonzero + moments.nonzero
             # Scaled values beyond this range saturate or vanish, and tell nothing of the fit.
-            total += moments.entries * min(moments.mean_abs * scale, 1e100)
-            square += moments.entries * min(moments.mean_square * scale * scale, 1e200)
-            peak = max(peak, min(moments.peak * scale, 1e100))
+            scaled_peak = min(moments.peak * scale, 1e100)
+            total += moments.entries * moments.mean_abs * scaled_peak
+            square += moments.entries * moments.mean_square * scaled_peak**2
+            peak = max(peak, scaled_peak)
         if not (nonzero and peak > 1e-100):
             return (1.0, 1.0), (1.0, 1.0)
         fits = [
-            GenNorm.from_moments(Moments(count, nonzero, peak, total / count, square / count))
+            GenNorm.from_moments(Moments(count, nonzero, peak, total / peak / count, square / peak**2 / count))
             for count in (entries, nonzero)
         ]
         return (fits[0].shape, fits[0].scale), (fits[1].shape, fits[1].scale)
@@ -133,6 +137,10 @@ class Update:
 def _as_array(name: str, tensor: Any) -> Array:
     if not isinstance(name, str):
         raise TypeError(f"Tensor names must be strings, not {name!r}.")
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"The tensor name {name!r} is no text that UTF-8 can write: rename the tensor.") from error
     if hasattr(tensor, "detach"):  # a torch tensor, wherever it lives
         tensor = tensor.detach().cpu().numpy()
     array = np.asarray(tensor)
