@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -145,11 +146,14 @@ def _nonzero(group: Group, reach: int) -> tuple[npt.NDArray[np.int64], Bytes]:
     return positions, (levels + reach - (levels > 0)).astype(np.uint8)
 
 
-def _place(positions: npt.NDArray[np.int64], levels: Bytes, entries: int, zero: int, reach: int) -> Bytes:
-    """Reverse `_nonzero`."""
+def _place(blocks: Iterable[npt.NDArray[np.int64]], levels: Bytes, entries: int, zero: int, reach: int) -> Bytes:
+    """Reverse `_nonzero`; positions come in blocks."""
     out = np.full(entries, zero, np.uint8)
-    signed = levels.astype(np.int16) - reach
-    out[positions] = zero + signed + (signed >= 0)
+    symbols = np.delete(np.arange(zero - reach, zero + reach + 1), reach).astype(np.uint8)
+    start = 0
+    for positions in blocks:
+        out[positions] = symbols[levels[start : start + positions.size]]
+        start += positions.size
     return out
 
 
@@ -297,7 +301,7 @@ class ListedModel:
         positions, levels = fields.T
         if positions[-1] >= self.entries or np.any(np.diff(positions) <= 0) or levels.max() >= 2 * self.reach:
             raise FrameError("A list of levels is out of order, or reaches beyond its tensor.")
-        return _place(positions, levels.astype(np.uint8), self.entries, self.zero, self.reach)
+        return _place([positions], levels.astype(np.uint8), self.entries, self.zero, self.reach)
 
 
 def read_model(reader: Reader, entries: int, zero: int, edges: Edges, packed: bool) -> Model:
@@ -341,7 +345,7 @@ def read_model(reader: Reader, entries: int, zero: int, edges: Edges, packed: bo
 
 
 def _read_sparse(reader: Reader, entries: int, zero: int, reach: int) -> SparseModel:
-    levels = reader.varint(entries)
+    levels = reader.varint(int(entries * _SPARSE_BELOW))
     escapes = reader.varint(entries // sparse.ESCAPE)
     if not levels:
         raise FrameError("A sparse group of tensors claims to have no level but 0.")

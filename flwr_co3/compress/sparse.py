@@ -6,6 +6,7 @@ low bits as they are. So the cost in time follows the number of levels that are 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ ESCAPE = TOKENS - 1  # so many gaps of 2^shift zeros, and the gap goes on
 _MEAN_TOKEN = 8  # large enough for the low bits to be near uniform, small enough for escapes to be rare
 _COUNTED = 0x80
 _MAX_SHIFT = 40
+_BLOCK = 1 << 14  # sums of so many gaps stay within 64 bits, whatever the gaps are
 
 
 class Gaps(NamedTuple):
@@ -45,22 +47,30 @@ def gaps_of(positions: Integers) -> Gaps:
     return Gaps(tokens, gaps & ((1 << shift) - 1), shift)
 
 
-def positions_of(gaps: Gaps, entries: int) -> Integers:
-    """Reverse `gaps_of`.
+def positions_of(gaps: Gaps, entries: int) -> Iterator[Integers]:
+    """Reverse `gaps_of`, in blocks: all positions at once would take many times the tensor's memory.
 
     Raises
     ------
     FrameError
         If the gaps don't end with a level, or reach beyond `entries`.
     """
-    ends = np.flatnonzero(gaps.tokens != ESCAPE)
-    if ends.size != gaps.low.size or ends[-1] != gaps.tokens.size - 1:
+    levels = position = 0
+    for start in range(0, gaps.tokens.size, _BLOCK):
+        tokens = gaps.tokens[start : start + _BLOCK]
+        ends = np.flatnonzero(tokens != ESCAPE)
+        low = gaps.low[levels : levels + ends.size]
+        levels += ends.size
+        if levels > gaps.low.size:
+            break
+        zeros = np.cumsum(tokens.astype(np.int64) << gaps.shift)
+        positions = position + zeros[ends] + np.cumsum(low) + np.arange(ends.size)
+        position += int(zeros[-1]) + int(low.sum()) + ends.size
+        if position > entries:
+            raise FrameError("The gaps of a sparse tensor reach beyond its end.")
+        yield positions
+    if levels != gaps.low.size or gaps.tokens[-1] == ESCAPE:
         raise FrameError("The gaps of a sparse tensor don't match its number of levels.")
-    coarse = np.cumsum(gaps.tokens.astype(np.int64) << gaps.shift)[ends]
-    positions = coarse + np.cumsum(gaps.low) + np.arange(ends.size)
-    if positions[-1] >= entries:
-        raise FrameError("The gaps of a sparse tensor reach beyond its end.")
-    return positions
 
 
 def token_table(gaps: Gaps) -> Table:
@@ -98,6 +108,8 @@ def low_size(levels: int, shift: int) -> int:
 
 def read_low(data: memoryview, levels: int, shift: int) -> Integers:
     """Reverse `write_low`."""
+    if not shift:
+        return np.broadcast_to(np.int64(0), levels)
     planes = np.frombuffer(data, np.uint8).reshape(shift, -(-levels // 8))
     low = np.zeros(levels, np.int64)
     for bit, plane in enumerate(planes):

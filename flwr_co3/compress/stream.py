@@ -22,6 +22,9 @@ _CHUNK_BYTES = 1 << 17
 _MAX_LANES = 32
 _BYTES_PER_LANE = 650  # a lane costs about 2.6 bytes of unused state: .4 % at most
 _SEGMENT_BYTES = 2000  # a segment costs 1 or 2 bytes of length and half a byte of filling
+# Symbols that are all but certain take next to no bytes, but time: one step for each row, or symbol of a segment.
+_MAX_ROWS = 1 << 17
+_MAX_PER_SEGMENT = 1 << 14
 
 
 def write(plans: list[Plan], coder: str) -> bytes:
@@ -102,7 +105,7 @@ def _write_rans(out: Writer, sequences: list[Sequence], size: float) -> None:
     chunk_count = max(1, round(size / _CHUNK_BYTES))
     lanes_log2 = max(0, min(int(size / chunk_count / _BYTES_PER_LANE), _MAX_LANES).bit_length() - 1)
     rows = sum(-(-s.symbols.size // (1 << lanes_log2)) for s in sequences)
-    rows_per_chunk = -(-rows // chunk_count)
+    rows_per_chunk = min(-(-rows // chunk_count), _MAX_ROWS)
     chunks = rans.encode(sequences, 1 << lanes_log2, rows_per_chunk)
     out.u8(lanes_log2)
     out.varint(rows_per_chunk)
@@ -117,7 +120,7 @@ def _read_rans(reader: Reader, lengths: list[int], tables: list[Frequencies]) ->
     if lanes_log2 > 12:
         raise FrameError(f"The coded section claims 2^{lanes_log2} lanes; 2^12 is the most there can be.")
     rows = sum(-(-length // (1 << lanes_log2)) for length in lengths)
-    rows_per_chunk = reader.varint(rows)
+    rows_per_chunk = reader.varint(min(rows, _MAX_ROWS))
     if not rows_per_chunk:
         raise FrameError("The coded section claims chunks of no rows.")
     layout = rans.Layout(tuple(lengths), 1 << lanes_log2, rows_per_chunk)
@@ -144,7 +147,7 @@ def _write_huffman(out: Writer, sequences: list[Sequence], size: float) -> None:
 
 
 def _read_huffman(reader: Reader, lengths: list[int], tables: list[Frequencies]) -> list[Bytes]:
-    per_segment = reader.varint(sum(lengths))
+    per_segment = reader.varint(min(sum(lengths), _MAX_PER_SEGMENT))
     if not per_segment:
         raise FrameError("The coded section claims segments of no symbols.")
     count = sum(-(-length // per_segment) for length in lengths)
