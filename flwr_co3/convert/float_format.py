@@ -190,16 +190,15 @@ class FloatFormat:
         dropped = 23 - self.mantissa
         smallest_normal = np.float32(2.0 ** (1 - self.bias))
         magnitude = np.abs(y)
-        nudge = np.float32(0.5) if rng is None else rng.random(y.shape, dtype=np.float32)
+        # With more random bits than are dropped, a level plus the nudge could round up to the next level.
+        below = 1 << dropped
+        nudge = np.int32(below >> 1) if rng is None else rng.integers(below, size=y.shape, dtype=np.int32)
         normal = np.maximum(magnitude, smallest_normal).view(np.int32)
-        if rng is None:
-            normal += np.int32(1 << (dropped - 1))
-        else:
-            normal += (nudge * np.float32(1 << dropped)).astype(np.int32)
+        normal += nudge
         normal >>= dropped
         np.minimum(magnitude, smallest_normal, out=magnitude)
         magnitude *= np.float32(2.0 ** (self.mantissa - 1 + self.bias))
-        magnitude += nudge
+        magnitude += nudge.astype(np.float32) * np.float32(1 / below)
         index = magnitude.astype(np.int32)
         index += normal
         index -= (128 - self.bias) << self.mantissa  # the bit pattern of the smallest normal level
