@@ -86,7 +86,7 @@ def _unit_optimal_scale(fmt: FloatFormat, shape: float) -> float:
     minima = _minima(coarse, distortion(fmt, model, 2.0**coarse))
     least = min(error for _, error in minima)
     start = next(point for point, error in minima if error <= least * _PLATEAU)
-    fine: Floats = start + _FINE_STEP * np.arange(-8, 9)
+    fine: Floats = start + _FINE_STEP * np.arange(-8.0, 9.0)
     point, _ = min(_minima(fine, distortion(fmt, model, 2.0**fine)), key=lambda minimum: minimum[1])
     return float(2.0**point)
 

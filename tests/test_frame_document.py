@@ -1,0 +1,70 @@
+"""docs/frame.md says enough: a decoder written from it reads what the package writes."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from flwr_co3 import CO3Config, Codec, RateLimit
+from flwr_co3.frame import _DICTIONARY
+from tests import frame_by_the_book
+
+RNG = np.random.default_rng(3)
+FORMATS = ["fp4", "fp8", "fp8_143", "e2m1", "e4m3"]
+
+
+def model(size: int, scale: float) -> dict[str, npt.NDArray[Any]]:
+    return {
+        "layer1.0.conv1.weight": (scale * RNG.laplace(size=(size, 3, 3))).astype(np.float32),
+        "layer1.0.conv1.bias": (scale * RNG.normal(size=size)).astype(np.float16),
+        "layer1.0.bn1.running_mean": RNG.normal(size=size).astype(np.float32),
+        "layer1.0.bn1.num_batches_tracked": np.array(17),
+        "fc.weight": (0.1 * scale * RNG.standard_t(2, size=(10, size))) * (RNG.random((10, size)) < 0.3),
+        "frozen": np.zeros((40, 50), np.float32),
+        "all the same": np.full(3000, scale, np.float32),
+        "few": np.where(RNG.random(5000) < 0.001, np.float32(scale), np.float32(0)),
+        "half dead": np.where(RNG.random(1500) < 0.6, 0, scale * RNG.laplace(size=1500)),
+        "none": np.zeros((0, 7), np.float32),
+        "flags": RNG.random(9) < 0.5,
+    }
+
+
+CONFIGS = [
+    *(CO3Config(format=name, coder=coder) for name in FORMATS for coder in ("rans", "huffman")),
+    *(CO3Config(scale=s, coder=coder) for s in (0.5, 3.0, 50.0) for coder in ("rans", "huffman")),
+    *(CO3Config(rate=RateLimit(bits_per_parameter=bits)) for bits in (0.01, 0.7, 1.0, 2.0, 3.0)),
+    CO3Config(rounding="stochastic", exact=("*bias",), exact_below=0),
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.to_json())
+@pytest.mark.parametrize("size", [40, 700])
+def test_a_decoder_written_from_the_document_reads_every_kind_of_frame(config: CO3Config, size: int) -> None:
+    codec = Codec(config, seed=1)
+    for scale in (1.0, 1e-3):
+        encoded = codec.compress(model(size, scale))
+        read = frame_by_the_book.decode(encoded.frame, _DICTIONARY)
+        assert list(read) == (list(encoded.sent) if len(encoded.frame) > 1 else [])
+        for name, array in read.items():
+            assert array.dtype == encoded.sent[name].dtype
+            np.testing.assert_array_equal(array, encoded.sent[name], strict=True)
+
+
+def test_these_frames_show_every_model_and_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds: set[str] = set()
+    flags = 0
+    read_model = frame_by_the_book.read_model
+
+    def noting(*args: Any) -> tuple[Any, ...]:
+        first = args[0].data[args[0].at]
+        kinds.add(f"{first % 16}{' packed' if first >= 16 else ''}")
+        return read_model(*args)
+
+    monkeypatch.setattr(frame_by_the_book, "read_model", noting)
+    for config in CONFIGS:
+        frame = Codec(config, seed=1).encode(model(700, 1.0))
+        flags |= frame[4] if len(frame) > 1 else 0
+        frame_by_the_book.decode(frame, _DICTIONARY)
+    assert kinds >= {"0", "1", "1 packed", "2", "2 packed", "3", "3 packed", "4", "5"}, kinds
+    assert flags == 31
