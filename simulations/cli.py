@@ -97,7 +97,8 @@ def compare(
     )
     plan.check()
     comparison = run(plan, out, _console, verbose=verbose, command=_command())
-    _finish(comparison, out)
+    if trouble := _finish(comparison, out):
+        raise RuntimeError(f"The comparison is incomplete. {trouble}")
 
 
 @app.command()
@@ -106,11 +107,12 @@ def report(folders: Annotated[list[Path], typer.Argument(help="Folders of earlie
     from simulations.results import Comparison
 
     for folder in folders:
-        _finish(Comparison.load(folder), folder)
+        if trouble := _finish(Comparison.load(folder), folder):
+            _console.print(f"The comparison is incomplete. {trouble}")
 
 
-def _finish(comparison: "Comparison", folder: Path) -> None:
-    """Show the table and write the report of what there is; say so if that isn't everything."""
+def _finish(comparison: "Comparison", folder: Path) -> str:
+    """Show the table and write the report of what there is; return why that isn't everything, if it isn't."""
     from simulations.report import write_report
     from simulations.results import problems
     from simulations.tables import terminal_table
@@ -121,8 +123,7 @@ def _finish(comparison: "Comparison", folder: Path) -> None:
     page = write_report(comparison, folder)
     _console.print(terminal_table(comparison))
     _console.print(f"Report: {page}", highlight=False, soft_wrap=True)
-    if trouble:
-        raise RuntimeError(f"The comparison is incomplete. {trouble}")
+    return trouble
 
 
 def _command() -> str:

@@ -17,10 +17,11 @@ from rich.console import Console
 from simulations.clients import OrderedGrid
 from simulations.federation import RoundResult, federate
 from simulations.fits import UpdateWatcher
+from simulations.interruption import stoppable
 from simulations.models import make_model
 from simulations.progress import Board
 from simulations.results import Comparison, Run
-from simulations.runtime import SimulationError, flower_log, simulate, stoppable
+from simulations.runtime import SimulationError, flower_log, simulate
 from simulations.schemes import PLAIN, Scheme
 from simulations.settings import Settings
 from simulations.strategies import make_strategy
@@ -28,6 +29,8 @@ from simulations.tasks import image_shape, partition_examples
 
 LOG_FILE = "flower.log"
 _PACKAGES = ("flwr-co3", "flwr", "torch", "numpy", "ray")
+
+_STOPPED = "It was stopped before its end."
 
 
 class _StopError(Exception):
@@ -102,16 +105,20 @@ def compare(plan: Plan, out: Path, console: Console, *, verbose: bool = False, c
         comparison.seconds = time.perf_counter() - started
         comparison.save(out)
 
+    def give_up() -> None:
+        comparison.problem = _STOPPED
+        save()
+
     with (
         flower_log(None if verbose else out / LOG_FILE),
-        stoppable(stop, console, save),
+        stoppable(stop, console, give_up),
         Board(console, comparison.labels, plan.settings.rounds, len(plan.seeds)) as board,
     ):
         runner = _Runner(plan, comparison, board, stop, save)
         try:
             simulate(runner.run_all, clients=plan.clients, parallel=plan.parallel, verbose=verbose)
         except _StopError:
-            comparison.problem = "It was stopped before its end."
+            comparison.problem = _STOPPED
         except SimulationError as error:
             comparison.problem = str(error)
     save()

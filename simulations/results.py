@@ -159,7 +159,7 @@ def problems(comparison: Comparison) -> list[str]:
     """List what went wrong, in sentences."""
     labels = comparison.labels
     runs = [
-        f"{labels[run.scheme]}, seed {run.seed}, ended after round {len(run.rounds[1:])}: {run.problem}"
+        f"{labels[run.scheme]}, seed {run.seed}, ended after round {len(run.rounds[1:])}: {run.problem.rstrip('.')}."
         for run in comparison.runs
         if run.problem
     ]

@@ -4,18 +4,18 @@ import contextlib
 import logging
 import os
 import signal
-import threading
-import warnings
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 
+import ray
 import torch
 from flwr.app import ConfigRecordValues, Context
 from flwr.serverapp import Grid, ServerApp
-from rich.console import Console
 
 from simulations.client_app import app as client_app
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class SimulationError(RuntimeError):
@@ -62,20 +62,19 @@ def simulate(
             failure.append(error)
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            run_simulation(
-                server_app=server_app,
-                client_app=client_app,
-                num_supernodes=clients,
-                backend_config=_backend(parallel, verbose),
-            )
+        resources = _start_ray(parallel, verbose)
+        run_simulation(
+            server_app=server_app,
+            client_app=client_app,
+            num_supernodes=clients,
+            backend_config={"client_resources": resources},
+        )
     except Exception as error:
         raise SimulationError(
             f"Flower's Simulation Runtime broke down: {error.__cause__ or error}. --verbose shows its log."
         ) from error
     finally:
-        _end_ray()
+        end_ray()
     if failure:
         raise failure[0]
 
@@ -87,30 +86,32 @@ def _processors() -> int:
     return os.cpu_count() or 1
 
 
-def _backend(parallel: int, verbose: bool) -> dict[str, dict[str, ConfigRecordValues]]:
-    """Ask for ``parallel`` actors: one processor each, and a share of the GPU when there is one.
+def _start_ray(parallel: int, verbose: bool) -> dict[str, ConfigRecordValues]:
+    """Start Ray for ``parallel`` clients at once, and return what each of them gets.
 
-    Ray gives each actor as many threads as processors, so that PyTorch in a client doesn't fight the other
-    clients.
+    That is one processor, and a share of the GPUs where there are any. Ray gives a process as many threads as
+    processors, so that PyTorch in one client doesn't fight the others. Flower would start Ray too, but not give back
+    the signals: Ray's way with SIGTERM is to abort.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's announcement of a change to come
     gpus = torch.cuda.device_count()
-    return {
-        "init_args": {
-            "num_cpus": parallel,
-            "num_gpus": gpus,
-            "include_dashboard": False,
-            "log_to_driver": verbose,
-            "logging_level": "INFO" if verbose else "ERROR",
-        },
-        "client_resources": {"num_cpus": 1, "num_gpus": gpus / parallel},
-    }
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    ray.init(
+        num_cpus=parallel,
+        num_gpus=gpus,
+        include_dashboard=False,
+        log_to_driver=verbose,
+        logging_level=logging.INFO if verbose else logging.ERROR,
+        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}},
+    )
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    return {"num_cpus": 1, "num_gpus": gpus / parallel}
 
 
-def _end_ray() -> None:
-    import ray
-
+def end_ray() -> None:
+    """End all of Ray's processes that this one started."""
     ray.shutdown()
 
 
@@ -130,29 +131,3 @@ def flower_log(file: Path | None) -> Iterator[None]:
     finally:
         logger.handlers = before
         to_file.close()
-
-
-@contextlib.contextmanager
-def stoppable(stop: threading.Event, console: Console, last_wish: Callable[[], None]) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM set ``stop``; a second one does ``last_wish`` and ends the process at once.
-
-    Flower's runtime waits for its threads when it is interrupted, and these for the server: a plain Ctrl-C
-    would hang.
-    """
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        if not stop.is_set():
-            stop.set()
-            console.print("[yellow]Stopping after this round; press Ctrl-C again to stop at once.[/yellow]")
-            return
-        last_wish()
-        _end_ray()
-        os._exit(128 + number)
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, on_signal) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)

@@ -43,11 +43,6 @@ def make_strategy(text: str, fraction_train: float) -> Strategy:
     choice = parse_choice(text, "strategy")
     kind, allowed = look_up(_STRATEGIES, choice.name, "strategy")
     options = only_options(choice, allowed, "strategy")
-    strategy: Strategy = kind(
-        fraction_train=fraction_train,
-        fraction_evaluate=0.0,
-        min_train_nodes=1,
-        min_available_nodes=1,
-        **options,
-    )
+    strategy: flower.FedAvg = kind(fraction_train=fraction_train, min_train_nodes=1, min_available_nodes=1, **options)
+    strategy.fraction_evaluate = 0.0  # set afterwards, as the constructor warns of it, and here it is meant
     return strategy

@@ -16,7 +16,7 @@ from simulations.units import as_bits, as_bytes, as_ratio, as_seconds
 
 PAGE_FILE = "report.html"
 _FIGURES = "figures"
-_CLOSE = 0.03  # of accuracy; what a cheaper scheme may lose and still be named in the first sentence
+_CLOSE = 0.02  # of accuracy; what a cheaper scheme may lose and still be named in the first sentence
 
 
 def write_report(comparison: Comparison, folder: Path) -> Path:

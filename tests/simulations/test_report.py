@@ -93,7 +93,7 @@ def test_the_headline_says_what_was_saved(comparison: Comparison) -> None:
     )
     for run in comparison.runs_of("co3-fp4"):
         run.rounds = run.rounds[:2]
-    assert "no other scheme came within 3 points" in headline(comparison)
+    assert "no other scheme came within 2 points" in headline(comparison)
 
 
 def test_the_terminal_shows_a_row_for_each_scheme(comparison: Comparison) -> None:

@@ -52,8 +52,8 @@ def test_a_run_that_ended_early_counts_by_the_round_and_is_told(comparison: Comp
 
     assert comparison.summaries()[1].ratio == 8.0
     assert problems(comparison) == [
-        "CO3 fp4 (paper), seed 0, ended after round 2: RuntimeError: lost",
-        "FedAvg (float32), seed 1, ended after round 3: stopped",
+        "CO3 fp4 (paper), seed 0, ended after round 2: RuntimeError: lost.",
+        "FedAvg (float32), seed 1, ended after round 3: stopped.",
         "1 of 4 runs were not started.",
     ]
     assert run.scheme == "co3-fp4"
