@@ -9,6 +9,7 @@ from pathlib import Path
 import datasets  # type: ignore[import-untyped]
 import numpy as np
 import pytest
+import torch
 from flwr.supercore.task_identity import TaskIdentity
 from PIL import Image
 
@@ -17,6 +18,7 @@ from simulations.fits import fit_layer
 from simulations.results import Comparison, Run
 from simulations.settings import Settings
 
+torch.set_num_threads(1)  # tests run side by side
 CLASSES = ["cat", "dog", "owl"]
 
 
