@@ -21,6 +21,7 @@ CODERS = ("rans", "huffman")
 _CHUNK_BYTES = 1 << 17
 _MAX_LANES = 32
 _BYTES_PER_LANE = 650  # a lane costs about 2.6 bytes of unused state: .4 % at most
+_SYMBOLS_PER_LANE = 1 << 14  # those bytes are well spent where symbols are all but certain: steps would be many
 _SEGMENT_BYTES = 2000  # a segment costs 1 or 2 bytes of length and half a byte of filling
 # Symbols that are all but certain take next to no bytes, but time: one step for each row, or symbol of a segment.
 _MAX_ROWS = 1 << 17
@@ -103,7 +104,9 @@ def _is_certain(table: Frequencies) -> bool:
 
 def _write_rans(out: Writer, sequences: list[Sequence], size: float) -> None:
     chunk_count = max(1, round(size / _CHUNK_BYTES))
-    lanes_log2 = max(0, min(int(size / chunk_count / _BYTES_PER_LANE), _MAX_LANES).bit_length() - 1)
+    symbols = sum(s.symbols.size for s in sequences)
+    lanes = max(size / _BYTES_PER_LANE, symbols / _SYMBOLS_PER_LANE) / chunk_count
+    lanes_log2 = max(0, min(int(lanes), _MAX_LANES).bit_length() - 1)
     rows = sum(-(-s.symbols.size // (1 << lanes_log2)) for s in sequences)
     rows_per_chunk = min(-(-rows // chunk_count), _MAX_ROWS)
     chunks = rans.encode(sequences, 1 << lanes_log2, rows_per_chunk)
