@@ -36,14 +36,13 @@ def gennorm(shape: float, size: int | tuple[int, ...], scale: float = 1.0, seed:
 def network(seed: int = 0, width: int = 32) -> dict[str, Array]:
     """What one training round of a small network may send: heavy tails, dead units, biases, BatchNorm's statistics."""
     rng = np.random.default_rng(seed)
+    alive = rng.random((4 * width, 1)) < 0.7
     return {
         "conv.weight": gennorm(0.6, (width, 16, 3, 3), 1e-3, seed).astype("f4"),
         "bn.weight": gennorm(1.5, width, 1e-3, seed + 1).astype("f4"),
         "bn.running_mean": rng.normal(size=width).astype("f4"),
         "bn.num_batches_tracked": np.array(1234),
-        "fc1.weight": (gennorm(0.8, (4 * width, width), 1e-2, seed + 2) * (rng.random((4 * width, 1)) < 0.7)).astype(
-            "f4"
-        ),
+        "fc1.weight": (gennorm(0.8, (4 * width, width), 1e-2, seed + 2) * alive).astype("f4"),
         "fc1.bias": gennorm(1.0, 4 * width, 1e-2, seed + 3).astype("f4"),
         "fc2.weight": gennorm(1.2, (10, 4 * width), 3e-2, seed + 4).astype("f4"),
         "fc2.bias": gennorm(1.0, 10, 3e-2, seed + 5).astype("f4"),

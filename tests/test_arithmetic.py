@@ -25,10 +25,9 @@ def test_power(exponent: float) -> None:
     assert np.isfinite(power(np.array([1e300]), exponent))
 
 
-@pytest.mark.parametrize(
-    ("a", "tolerance"), [(0.25, 1e-12), (0.5, 1e-12), (1.0, 1e-12), (3.3, 1e-12), (5.0, 1e-12), (10.0, 1e-8)]
-)
-def test_incomplete_gamma(a: float, tolerance: float) -> None:
+@pytest.mark.parametrize("a", [0.25, 0.5, 1.0, 3.3, 5.0, 10.0])
+def test_incomplete_gamma(a: float) -> None:
+    tolerance = 1e-12 if a <= 5 else 1e-8
     z = np.concatenate([[0.0], np.geomspace(1e-30, 200, 2000), [1.0, 40.0, 40.00001]])
     np.testing.assert_allclose(incomplete_gamma(a, z), special.gammainc(a, z), atol=tolerance, rtol=0)
     assert incomplete_gamma(a, z.reshape(4, 501)).shape == (4, 501)

@@ -68,7 +68,8 @@ def test_the_likeliest_fit_is_scipys() -> None:
     x = gennorm(0.7, 5000, 0.1, seed=4)
     shape, _, scale = stats.gennorm.fit(x, floc=0)
     model = GenNorm.fit_mle(x)
-    assert (model.shape, model.scale) == (pytest.approx(shape, rel=1e-3), pytest.approx(scale, rel=1e-3))
+    assert model.shape == pytest.approx(shape, rel=1e-3)
+    assert model.scale == pytest.approx(scale, rel=1e-3)
 
 
 def test_the_moment_fit_satisfies_the_moment_equations() -> None:
@@ -132,7 +133,7 @@ def test_moments_of_many_blocks(dtype: str) -> None:
     x = gennorm(0.7, (50, 1001), seed=3).astype(dtype)
     x[:, ::7] = 0
     moments, exact = Moments.of(x), x.astype("f8")
-    assert (moments.entries, moments.nonzero) == (x.size, np.count_nonzero(x))
+    assert [moments.entries, moments.nonzero] == [x.size, int(np.count_nonzero(x))]
     assert moments.peak == np.max(np.abs(exact))
     assert moments.mean_abs * moments.peak == pytest.approx(float(np.mean(np.abs(exact))), rel=1e-12)
     assert moments.mean_square * moments.peak**2 == pytest.approx(float(np.mean(exact**2)), rel=1e-12)

@@ -39,7 +39,7 @@ def nearest(fmt: FloatFormat, values: NDArray[np.float64]) -> NDArray[np.intp]:
     """The nearest level to each value, the larger magnitude where two are as near."""
     levels = fmt.levels
     order = np.argsort(-np.abs(levels), kind="stable")
-    return order[np.argmin(np.abs(values[:, None] - levels[order]), axis=1)]
+    return np.asarray(order[np.argmin(np.abs(values[:, None] - levels[order]), axis=1)])
 
 
 def test_fp4_is_the_papers() -> None:
