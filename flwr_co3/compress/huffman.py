@@ -18,6 +18,8 @@ Bytes = npt.NDArray[np.uint8]
 #: No code word is longer: a look-up table of 2^14 entries decodes any of them.
 MAX_LENGTH = 14
 
+_NARROW_SEGMENTS = 16  # with fewer, plain integers are faster than numpy
+
 
 def code_lengths(frequencies: Frequencies) -> npt.NDArray[np.int64]:
     """Optimal code lengths of at most `MAX_LENGTH` bits, by package-merge (Larmore and Hirschberg, 1990).
@@ -125,6 +127,8 @@ def decode(segments: list[Bytes], tables: list[Frequencies], lengths: list[int],
         If a segment holds more or fewer bits than its symbols take.
     """
     pieces = [-(-length // per_segment) for length in lengths]
+    if len(segments) < _NARROW_SEGMENTS:
+        return _decode_narrow(segments, tables, lengths, per_segment)
     symbol_of, length_of = (np.concatenate(part) for part in zip(*map(_look_up, tables), strict=True))
     table = np.repeat(np.arange(len(tables)) << MAX_LENGTH, pieces)
     counts = np.full(len(segments), per_segment)
@@ -144,10 +148,42 @@ def decode(segments: list[Bytes], tables: list[Frequencies], lengths: list[int],
         window += table
         symbols[row] = symbol_of[window]
         position += length_of[window] * (row < counts)
-    if np.any((position > last_bit) | (position <= last_bit - 8)):
-        raise FrameError("A Huffman segment does not end where its symbols do.")
+    _check_end(bool(np.any((position > last_bit) | (position <= last_bit - 8))))
     by_segment = np.split(symbols.T, np.cumsum(pieces)[:-1])
     return [part.reshape(-1)[:length] for part, length in zip(by_segment, lengths, strict=True)]
+
+
+def _decode_narrow(
+    segments: list[Bytes], tables: list[Frequencies], lengths: list[int], per_segment: int
+) -> list[Bytes]:
+    """The same, symbol by symbol."""
+    out, unread = [], iter(segments)
+    for frequencies, length in zip(tables, lengths, strict=True):
+        symbol_of, length_of = (column.tolist() for column in _look_up(frequencies))
+        symbols = bytearray()
+        while len(symbols) < length:
+            count = min(per_segment, length - len(symbols))
+            symbols += _decode_segment(next(unread).tobytes(), symbol_of, length_of, count)
+        out.append(np.frombuffer(symbols, np.uint8))
+    return out
+
+
+def _decode_segment(segment: bytes, symbol_of: list[int], length_of: list[int], count: int) -> bytearray:
+    symbols, position = bytearray(count), 0
+    padded = segment + bytes(3)
+    for index in range(count):
+        byte = position >> 3
+        three = int.from_bytes(padded[byte : byte + 3], "big")
+        window = three >> (24 - MAX_LENGTH - (position & 7)) & ((1 << MAX_LENGTH) - 1)
+        symbols[index] = symbol_of[window]
+        position += length_of[window]
+    _check_end(position > 8 * len(segment) or position <= 8 * len(segment) - 8)
+    return symbols
+
+
+def _check_end(wrong: bool) -> None:
+    if wrong:
+        raise FrameError("A Huffman segment does not end where its symbols do.")
 
 
 def _look_up(frequencies: Frequencies) -> tuple[Bytes, Bytes]:
