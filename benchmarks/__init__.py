@@ -1,0 +1,1 @@
+"""Measurements of speed and size; each module is a command."""
