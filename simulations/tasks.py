@@ -4,7 +4,7 @@ import functools
 import warnings
 from typing import Any, NamedTuple
 
-import datasets  # type: ignore[import-untyped]
+import datasets
 import numpy as np
 from flwr_datasets import FederatedDataset
 from numpy.typing import NDArray

@@ -35,11 +35,10 @@ def _import_models() -> Any:
     try:
         return importlib.import_module("torchvision.models")
     except (ImportError, RuntimeError) as error:  # a build for another PyTorch fails with a RuntimeError
-        build = "cpu" if torch.version.cuda is None else f"cu{torch.version.cuda.replace('.', '')}"
+        build = "CPU" if torch.version.cuda is None else f"CUDA {torch.version.cuda}"
         raise ImportError(
             f"torchvision could not be imported ({error}). Install the build that fits your PyTorch "
-            f"({torch.__version__}), for example: "
-            f"pip install torchvision --index-url https://download.pytorch.org/whl/{build}"
+            f"{torch.__version__}: the one for {build}, from where that PyTorch came."
         ) from error
 
 

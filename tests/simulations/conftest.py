@@ -6,7 +6,7 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 
 from pathlib import Path
 
-import datasets  # type: ignore[import-untyped]
+import datasets
 import numpy as np
 import pytest
 import torch

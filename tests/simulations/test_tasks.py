@@ -1,6 +1,6 @@
 from pathlib import Path
 
-import datasets  # type: ignore[import-untyped]
+import datasets
 import numpy as np
 import pytest
 
