@@ -7,6 +7,8 @@ segment at a time.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -76,7 +78,7 @@ def encode(sequence: Sequence, per_segment: int) -> list[Bytes]:
     Returns
     -------
     list of ndarray of uint8
-        The bytes of each segment, most significant bit first, its last byte filled with zeros.
+        The bytes of each segment, most significant bit first, its last byte filled with ones.
     """
     lengths = code_lengths(sequence.frequencies)
     words = code_words(lengths)
@@ -99,7 +101,14 @@ def _write(symbols: Bytes, words: npt.NDArray[np.int64], lengths: npt.NDArray[np
     out = np.zeros(int(place[-1]) + 2, np.uint32)
     out[place[first]] = sums >> np.uint64(32)
     out[place[first] + 1] |= (sums & np.uint64(0xFFFFFFFF)).astype(np.uint32)
-    return out.astype(">u4").view(np.uint8)[: -(-int(end[-1]) // 8)]
+    data = out.astype(">u4").view(np.uint8)[: -(-int(end[-1]) // 8)]
+    data[-1] |= _filler(8 * data.size - int(end[-1]))
+    return data
+
+
+def _filler(bits: Any) -> Any:
+    """Ones: the one code word that they may be mistaken for is the rarest symbol's."""
+    return (1 << bits) - 1
 
 
 def decode(segments: list[Bytes], tables: list[Frequencies], lengths: list[int], per_segment: int) -> list[Bytes]:
@@ -124,7 +133,7 @@ def decode(segments: list[Bytes], tables: list[Frequencies], lengths: list[int],
     Raises
     ------
     FrameError
-        If a segment holds more or fewer bits than its symbols take.
+        If a segment holds more or fewer bits than its symbols take, or other bits than ones at its end.
     """
     pieces = [-(-length // per_segment) for length in lengths]
     if len(segments) < _NARROW_SEGMENTS:
@@ -148,7 +157,8 @@ def decode(segments: list[Bytes], tables: list[Frequencies], lengths: list[int],
         window += table
         symbols[row] = symbol_of[window]
         position += length_of[window] * (row < counts)
-    _check_end(bool(np.any((position > last_bit) | (position <= last_bit - 8))))
+    left = last_bit - position
+    _check_end(bool(np.any((left < 0) | (left > 7) | (~stream[(last_bit >> 3) - 1] & _filler(left) > 0))))
     by_segment = np.split(symbols.T, np.cumsum(pieces)[:-1])
     return [part.reshape(-1)[:length] for part, length in zip(by_segment, lengths, strict=True)]
 
@@ -177,7 +187,8 @@ def _decode_segment(segment: bytes, symbol_of: list[int], length_of: list[int], 
         window = three >> (24 - MAX_LENGTH - (position & 7)) & ((1 << MAX_LENGTH) - 1)
         symbols[index] = symbol_of[window]
         position += length_of[window]
-    _check_end(position > 8 * len(segment) or position <= 8 * len(segment) - 8)
+    left = 8 * len(segment) - position
+    _check_end(not 0 <= left < 8 or (left > 0 and ~segment[-1] & _filler(left) > 0))
     return symbols
 
 
