@@ -128,22 +128,30 @@ def test_symbols_come_back(data: st.DataObject) -> None:
     per_segment = data.draw(st.integers(1, 800))
     segments = [segment for s in sequences for segment in encode(s, per_segment)]
     lengths = [s.symbols.size for s in sequences]
-    decoded = decode(segments, [s.frequencies for s in sequences], lengths, per_segment)
-    for found, sequence in zip(decoded, sequences, strict=True):
-        np.testing.assert_array_equal(found, sequence.symbols)
+    for narrow_segments in (0, len(segments) + 1):  # numpy, and plain integers
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(huffman, "_NARROW_SEGMENTS", narrow_segments)
+            decoded = decode(segments, [s.frequencies for s in sequences], lengths, per_segment)
+        for found, sequence in zip(decoded, sequences, strict=True):
+            np.testing.assert_array_equal(found, sequence.symbols)
 
 
 def test_segments_are_the_words_most_significant_bit_first() -> None:
     frequencies = normalize(np.array([8, 4, 2, 2]))  # words 0, 10, 110, 111
     segments = encode(Sequence(np.array([3, 0, 1, 2, 1, 0], np.uint8), frequencies), 4)
-    assert [segment.tolist() for segment in segments] == [[0b11101011, 0b00000000], [0b10000000]]
+    assert [segment.tolist() for segment in segments] == [[0b11101011, 0b01111111], [0b10011111]]
 
 
-def test_bits_left_over_or_lacking_are_noticed() -> None:
+@pytest.mark.parametrize("narrow_segments", [0, 16])
+def test_bits_left_over_or_lacking_are_noticed(narrow_segments: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huffman, "_NARROW_SEGMENTS", narrow_segments)
     frequencies = normalize(np.array([8, 4, 2, 2]))
     symbols = np.random.default_rng(0).integers(0, 4, 300).astype(np.uint8)
     (segment,) = encode(Sequence(symbols, frequencies), 300)
-    longer = np.append(segment, np.uint8(0))
-    for bad, length in ((segment[:-1], 300), (longer, 300), (segment, 290), (segment, 310)):
+    longer = np.append(segment, np.uint8(0xFF))
+    other_filling = segment.copy()
+    other_filling[-1] ^= 1
+    assert segment[-1] & 1, "this segment should end with filling"
+    for bad, length in ((segment[:-1], 300), (longer, 300), (segment, 290), (segment, 310), (other_filling, 300)):
         with pytest.raises(FrameError, match="does not end where its symbols do"):
             decode([bad], [frequencies], [length], length)
