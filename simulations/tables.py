@@ -9,8 +9,8 @@ from simulations.units import as_bits, as_bytes, as_ratio
 
 def terminal_table(comparison: Comparison) -> Table:
     """Make the table: a row for each scheme, in the comparison's order."""
-    table = Table(caption=caption(comparison), caption_justify="left", box=SIMPLE_HEAD)
-    table.add_column("Scheme", no_wrap=True)
+    table = Table(caption=caption(comparison), caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("Scheme")  # in a narrow terminal the labels wrap, and no number is cut
     for heading in ("Accuracy", "Bits per\nparameter", "A client's\nmessage", "Sent\nin all", "Less than\nFedAvg"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in comparison.summaries():

@@ -1,8 +1,10 @@
+import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from simulations.report import write_report
 from simulations.report.page import headline
@@ -100,6 +102,14 @@ def test_the_terminal_shows_a_row_for_each_scheme(comparison: Comparison) -> Non
     table = terminal_table(comparison)
 
     assert table.row_count == 2 and len(table.columns) == 6
+
+
+def test_no_number_is_cut_in_a_narrow_terminal(comparison: Comparison) -> None:
+    comparison.labels = {name: f"{label}, with quite some settings" for name, label in comparison.labels.items()}
+    console = Console(width=80, file=io.StringIO(), record=True)
+    console.print(terminal_table(comparison))
+
+    assert "…" not in console.export_text()
 
 
 @pytest.mark.parametrize("schemes", [1, 9])
