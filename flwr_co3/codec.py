@@ -152,9 +152,11 @@ class Codec:
             best = largest_within(budget, len(nothing), update, lambda scales: self._at(scales, update))
             if best is not None:
                 return best
-        sent = {name: np.zeros_like(tensor) for name, tensor in update.tensors.items()}
-        if nothing != EMPTY:
-            sent |= update.exact
+        kept = update.header.exact if nothing != EMPTY else frozenset()
+        sent = {
+            name: self._sent(tensor if name in kept else np.zeros_like(tensor), None)
+            for name, tensor in update.tensors.items()
+        }
         return Encoded(nothing, sent, _report(nothing, update, sent, {}))
 
     def _frame_of_zeros(self, update: Update) -> bytes:
@@ -172,11 +174,10 @@ class Codec:
         ]
         frame = write_frame(header, scales, plans, update.exact.values())
         sent = {name: self._sent(tensor, converted.get(name)) for name, tensor in update.tensors.items()}
-        symbol_bytes = {
-            name: p.bits / 8 * update.tensors[name].size / sum(update.tensors[n].size for n in names)
-            for names, p in zip(header.groups, plans, strict=True)
-            for name in names
-        }
+        symbol_bytes = {}
+        for names, p in zip(header.groups, plans, strict=True):
+            bytes_per_entry = p.bits / 8 / sum(update.tensors[name].size for name in names)
+            symbol_bytes.update({name: bytes_per_entry * update.tensors[name].size for name in names})
         return Encoded(frame, sent, _report(frame, update, sent, symbol_bytes))
 
     def _sent(self, tensor: Array, converted: Converted | None) -> Array:
@@ -199,13 +200,14 @@ def _group(members: list[Converted], names: list[str], update: Update) -> Group:
 def _report(frame: bytes, update: Update, sent: Mapping[str, Array], symbol_bytes: Mapping[str, float]) -> Report:
     """Measure what an encoding did to an update."""
     tensors, error, power = {}, 0.0, 0.0
-    unit = max((update.moments[name].peak for name in update.header.lossy), default=0.0) or 1.0
+    unit = max((moments.peak for moments in update.moments.values()), default=0.0) or 1.0
     for name, tensor in update.tensors.items():
-        if name in update.exact:
+        if name in update.header.exact:
             tensors[name] = TensorReport(tensor.nbytes, tensor.size, math.nan, math.nan, 0.0)
             continue
-        lost, whole = _squares(tensor, sent[name], unit)
-        error, power = error + lost, power + whole
+        peak = update.moments[name].peak if name in update.moments else 0.0
+        lost, whole = _squares(tensor, sent[name], peak or 1.0)
+        error, power = error + lost * (peak / unit) ** 2, power + whole * (peak / unit) ** 2
         model = update.model(name)
         tensors[name] = TensorReport(
             symbol_bytes.get(name, 0.0),
