@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
+import sys
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -83,13 +83,13 @@ class CO3Config:
                 raise ValueError(f"CO3Config {name} must be one of {', '.join(choices)}, not {value!r}.")
         if not (_is_number(self.memory_decay) and 0 <= self.memory_decay <= 1):
             raise ValueError(f"CO3Config memory_decay must lie within 0 to 1, not be {self.memory_decay!r}.")
-        if self.scale != "optimal" and not (_is_number(self.scale) and 0 < self.scale < math.inf):
+        if self.scale != "optimal" and not (_is_number(self.scale) and 0 < self.scale <= sys.float_info.max):
             raise ValueError(f'CO3Config scale must be "optimal" or a finite number above 0, not {self.scale!r}.')
         if self.rate is not None and not isinstance(self.rate, RateLimit):
             raise ValueError(f"CO3Config rate must be a RateLimit or None, not {self.rate!r}.")
         if self.rate is not None and self.scale != "optimal":
             raise ValueError("CO3Config takes a rate or a scale, not both: the rate sets the scale.")
-        if isinstance(self.exact, str) or not all(isinstance(pattern, str) for pattern in self.exact):
+        if not isinstance(self.exact, (tuple, list)) or not all(isinstance(pattern, str) for pattern in self.exact):
             raise ValueError(f"CO3Config exact must be a tuple of shell patterns, not {self.exact!r}.")
         object.__setattr__(self, "exact", tuple(self.exact))
         if isinstance(self.exact_below, bool) or not isinstance(self.exact_below, int) or self.exact_below < 0:

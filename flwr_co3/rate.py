@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from flwr_co3.update import Update
 
 
+_LARGEST = 1e300  # what is above overflows somewhere
+
+
 @dataclass(frozen=True)
 class RateLimit:
     """A hard limit on the bytes of a client's update in a round.
@@ -64,19 +67,19 @@ class RateLimit:
         for name, value in given.items():
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise ValueError(f"RateLimit {name} must be a number, not {value!r}.")
-            if not (math.isfinite(value) and value > 0):
+            if not 0 < value <= _LARGEST:
                 raise ValueError(f"RateLimit {name} must be finite and above 0, not {value!r}.")
 
     def bytes_for(self, parameters: int) -> int:
         """Bytes allowed for an update of so many entries; at least 1, the size of the empty update."""
         if self.bytes_per_round is not None:
-            allowed = float(self.bytes_per_round)
+            allowed: float = self.bytes_per_round
         elif self.bits_per_parameter is not None:
             allowed = self.bits_per_parameter * parameters / 8
         else:
             assert self.bits_per_second is not None and self.seconds is not None
             allowed = self.bits_per_second * self.seconds / 8
-        return max(1, math.floor(allowed))
+        return max(1, math.floor(min(allowed, _LARGEST)))
 
     def to_dict(self) -> dict[str, float]:
         """The fields that are given."""
