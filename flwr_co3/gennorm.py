@@ -64,6 +64,11 @@ class Moments(NamedTuple):
         count = max(flat.size, 1)
         return cls(flat.size, nonzero, peak, total / count, square / count)
 
+    def without_zeros(self) -> Moments:
+        """Moments of the values that are not exactly 0; there is at least one."""
+        share = self.nonzero / self.entries
+        return Moments(self.nonzero, self.nonzero, self.peak, self.mean_abs / share, self.mean_square / share)
+
 
 def shape_of_ratio(ratio: float) -> float:
     """Solve the moment equation ``E x^2 / (E|x|)^2 = ratio`` for the shape, kept within `SHAPE_RANGE`."""

@@ -91,17 +91,19 @@ class Update:
 
     @cached_property
     def optimal_scales(self) -> dict[str, float]:
-        """For each tensor that is converted, the scale that minimises its expected squared error."""
+        """For each tensor that is converted, the scale that minimises the expected squared error of its values."""
         return {name: self._optimal_scale(name) for name in self.header.lossy}
 
     def _optimal_scale(self, name: str) -> float:
-        model = self.model(name)
-        if model is None:
+        moments = self.moments[name]
+        if not moments.nonzero:
             return 1.0
+        # Exact zeros lose nothing at any scale; in the fit they would pass for a heavy tail.
+        moments = moments.without_zeros()
         # The shape is rounded as on the wire, so that the few that remain are optimised once.
-        shape = decode_shape(encode_shape(model.shape))
+        shape = decode_shape(encode_shape(GenNorm.from_moments(moments).shape))
         unit = GenNorm(shape, 1.0)
-        mean_abs = self.moments[name].mean_abs * self.moments[name].peak
+        mean_abs = moments.mean_abs * moments.peak
         width = max(mean_abs / unit.mean_abs, float(np.finfo(np.float64).tiny))
         with np.errstate(over="ignore"):
             scale = np.float64(optimal_scale(self.header.format, unit)) / width
