@@ -89,11 +89,13 @@ class RateLimit:
 # Encodings that a budget may take, and what share of it each aims for.
 _AIMS = (0.998, 0.998, 0.994)
 _GOOD = 0.995
+_SAFE = 0.99, 3  # what the last aims for if nothing has fitted: this share less so many bytes
 
 # Magnitudes are counted by the highest 15 bits of their float64: 16 bins in each octave.
 _BIN_SHIFT = 48
 _BINS = 1 << 15
 _TABLE_BITS = 64
+_FREQUENT = 0.45
 
 
 class _Encoded(Protocol):
@@ -134,12 +136,16 @@ def largest_within(budget: int, fixed: int, update: Update, encode: Callable[[Ma
     if not optimal:
         return None
     groups = update.header.groups
-    counts = MagnitudeCounts(update.header.format, [[update.tensors[name] for name in names] for names in groups])
+    tensors = [[update.tensors[name] for name in names] for names in groups]
+    counts = MagnitudeCounts(update.header.format, tensors, whole_bits=update.header.coder == "huffman")
     caps = np.array([statistics.geometric_mean([optimal[name] for name in names]) for names in groups])
     best: E | None = None
     correction = 1.0
-    for aim in _AIMS:
-        common = counts.scale_for(8 * (budget * aim - fixed) / correction, caps)
+    for attempt, aim in enumerate(_AIMS, start=1):
+        target = budget * aim
+        if best is None and attempt == len(_AIMS):
+            target = budget * _SAFE[0] - _SAFE[1]
+        common = counts.scale_for(8 * (target - fixed) / correction, caps)
         candidate = encode({name: min(scale, common) for name, scale in optimal.items()})
         size = len(candidate.frame)
         if size <= budget and (best is None or size > len(best.frame)):
@@ -159,9 +165,11 @@ class MagnitudeCounts:
         The format whose levels are counted.
     groups : list of list of ndarray
         The tensors of each group that shares a model.
+    whole_bits : bool (default: False)
+        Whether each level takes whole bits, as Huffman's do.
     """
 
-    def __init__(self, fmt: FloatFormat, groups: list[list[npt.NDArray[Any]]]) -> None:
+    def __init__(self, fmt: FloatFormat, groups: list[list[npt.NDArray[Any]]], whole_bits: bool = False) -> None:
         counts = np.zeros((len(groups), _BINS + 1), np.int64)
         for row, tensors in zip(counts, groups, strict=True):
             for tensor in tensors:
@@ -171,10 +179,11 @@ class MagnitudeCounts:
                     # Entry k + 1 counts bin k, so that sums up to k are the values below bin k.
                     row[1:] += np.bincount(block.view(np.int64) >> _BIN_SHIFT, minlength=_BINS)
         self._edges = fmt.edges
+        self._whole_bits = whole_bits
         self._below = np.cumsum(counts, axis=1).astype(np.float64)
 
     def bits(self, scales: npt.NDArray[np.float64]) -> float:
-        """Bits of the levels of all groups, each at its scale: their entropy and some bytes a group for its table."""
+        """Bits of the levels of all groups, each at its scale: what they take, and some bytes a group for its table."""
         total = self._below[:, -1]
         with np.errstate(over="ignore"):  # beyond any real value bins have infinite ends
             edges = np.minimum(self._edges / scales[:, None], 2.0**1000)
@@ -183,14 +192,20 @@ class MagnitudeCounts:
         share = np.divide(counts, total[:, None], out=np.ones_like(counts), where=counts > 0)
         nonzero = total - counts[:, 0]
         # A level that isn't 0 has a sign, which costs one bit.
-        entropy = nonzero - np.sum(counts * np.log2(share), axis=1)
-        return float(np.sum(entropy + np.where(nonzero > 0.5, _TABLE_BITS, 0)))
+        bits = nonzero - np.sum(counts * np.log2(share), axis=1)
+        if self._whole_bits:
+            # Huffman codes level 0 in a bit once it is frequent, and all others with a bit that says so.
+            zeros = counts[:, 0]
+            rare = np.divide(nonzero, total, out=np.ones_like(total), where=nonzero > 0)
+            others = nonzero - np.sum((counts * np.log2(share))[:, 1:], axis=1) + nonzero * np.log2(rare)
+            bits = np.where(zeros > _FREQUENT * total, total + others, bits)
+        return float(np.sum(np.where(nonzero > 0.5, bits + _TABLE_BITS, 0)))
 
     def scale_for(self, bits: float, caps: npt.NDArray[np.float64]) -> float:
         """Largest scale at which all groups take at most `bits`, none of them at a scale above its cap."""
         high = math.log2(float(caps.max()))
         if self.bits(caps) <= bits:
-            return float(caps.max()) * 2
+            return math.inf
         low = high - 60
         for _ in range(40):
             middle = 0.5 * (low + high)
