@@ -17,8 +17,10 @@ Bytes = npt.NDArray[np.uint8]
 
 CODERS = ("rans", "huffman")
 
-# Chunks of this many bytes: enough of them for every core, and their states cost less than .1 %.
+# Chunks of so many bytes, and of so many symbols: enough of them for every core, and their states cost less than .1 %
+# and less than .0025 bits a symbol.
 _CHUNK_BYTES = 1 << 17
+_CHUNK_SYMBOLS = 1 << 18
 _MAX_LANES = 32
 _BYTES_PER_LANE = 650  # a lane costs about 2.6 bytes of unused state: .4 % at most
 _SYMBOLS_PER_LANE = 1 << 14  # those bytes are well spent where symbols are all but certain: steps would be many
@@ -103,8 +105,8 @@ def _is_certain(table: Frequencies) -> bool:
 
 
 def _write_rans(out: Writer, sequences: list[Sequence], size: float) -> None:
-    chunk_count = max(1, round(size / _CHUNK_BYTES))
     symbols = sum(s.symbols.size for s in sequences)
+    chunk_count = max(1, round(min(size / _CHUNK_BYTES, symbols / _CHUNK_SYMBOLS)))
     lanes = max(size / _BYTES_PER_LANE, symbols / _SYMBOLS_PER_LANE) / chunk_count
     lanes_log2 = max(0, min(int(lanes), _MAX_LANES).bit_length() - 1)
     rows = sum(-(-s.symbols.size // (1 << lanes_log2)) for s in sequences)
