@@ -10,23 +10,23 @@ from flwr_co3 import CO3Config, Codec, RateLimit
 from flwr_co3.frame import _DICTIONARY
 from tests import frame_by_the_book
 
-RNG = np.random.default_rng(3)
 FORMATS = ["fp4", "fp8", "fp8_143", "e2m1", "e4m3"]
 
 
 def model(size: int, scale: float) -> dict[str, npt.NDArray[Any]]:
+    rng = np.random.default_rng(size)
     return {
-        "layer1.0.conv1.weight": (scale * RNG.laplace(size=(size, 3, 3))).astype(np.float32),
-        "layer1.0.conv1.bias": (scale * RNG.normal(size=size)).astype(np.float16),
-        "layer1.0.bn1.running_mean": RNG.normal(size=size).astype(np.float32),
+        "layer1.0.conv1.weight": (scale * rng.laplace(size=(size, 3, 3))).astype(np.float32),
+        "layer1.0.conv1.bias": (scale * rng.normal(size=size)).astype(np.float16),
+        "layer1.0.bn1.running_mean": rng.normal(size=size).astype(np.float32),
         "layer1.0.bn1.num_batches_tracked": np.array(17),
-        "fc.weight": (0.1 * scale * RNG.standard_t(2, size=(10, size))) * (RNG.random((10, size)) < 0.3),
+        "fc.weight": (0.1 * scale * rng.standard_t(2, size=(10, size))) * (rng.random((10, size)) < 0.3),
         "frozen": np.zeros((40, 50), np.float32),
         "all the same": np.full(3000, scale, np.float32),
-        "few": np.where(RNG.random(5000) < 0.001, np.float32(scale), np.float32(0)),
-        "half dead": np.where(RNG.random(1500) < 0.6, 0, scale * RNG.laplace(size=1500)),
+        "few": np.where(rng.random(5000) < 0.001, np.float32(scale), np.float32(0)),
+        "half dead": np.where(rng.random(1500) < 0.6, 0, scale * rng.laplace(size=1500)),
         "none": np.zeros((0, 7), np.float32),
-        "flags": RNG.random(9) < 0.5,
+        "flags": rng.random(9) < 0.5,
     }
 
 
