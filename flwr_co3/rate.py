@@ -96,6 +96,7 @@ _BIN_SHIFT = 48
 _BINS = 1 << 15
 _TABLE_BITS = 64
 _FREQUENT = 0.45
+_LEAST_SCALE = -1070.0  # octaves; float64 ends at -1074
 
 
 class _Encoded(Protocol):
@@ -206,7 +207,7 @@ class MagnitudeCounts:
         high = math.log2(float(caps.max()))
         if self.bits(caps) <= bits:
             return math.inf
-        low = high - 60
+        low = max(high - 60, _LEAST_SCALE)
         for _ in range(40):
             middle = 0.5 * (low + high)
             if self.bits(np.minimum(caps, 2.0**middle)) > bits:
