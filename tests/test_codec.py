@@ -1,0 +1,199 @@
+"""The pipeline: its rate against the model's cross-entropy, its report, and what travels exactly."""
+
+import math
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from flwr_co3.codec import Codec
+from flwr_co3.config import CO3Config
+from flwr_co3.convert import FloatFormat, distortion, optimal_scale
+from flwr_co3.frame import EMPTY, FrameReader
+from flwr_co3.gennorm import GenNorm
+from flwr_co3.rate import RateLimit
+from tests.samples import (
+    FORMATS,
+    FP4_OPTIMA,
+    assert_same,
+    assert_same_update,
+    cell_probabilities,
+    gennorm,
+    network,
+)
+
+
+@cache
+def million(shape: float) -> NDArray[np.float32]:
+    return gennorm(shape, 1_000_000, 2e-3).astype("f4")
+
+
+def cross_entropy(fmt: FloatFormat, model: GenNorm, x: NDArray[Any], scale: float) -> float:
+    """Bytes that the model's own probabilities take, by scipy."""
+    counts = np.bincount(fmt.quantize(x, scale), minlength=fmt.levels.size)
+    share = cell_probabilities(fmt.levels, model, scale)
+    used = counts > 0
+    return -float(np.sum(counts[used] * np.log2(share[used]))) / 8
+
+
+def scale_of(frame: bytes, name: str) -> float:
+    return FrameReader(frame)._scales[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("fp4", 0.5), ("fp4", 0.8), ("fp4", 2.0), ("fp8", 0.8), ("e4m3", 1.0), ("e2m1", 0.3)]
+)
+def test_rans_takes_the_models_cross_entropy(name: str, shape: float) -> None:
+    """Within .005 bit per entry and 32 bytes, from the update to the last byte of the frame."""
+    x = million(shape)
+    frame = Codec(CO3Config(format=name)).encode({"w": x})
+    model = GenNorm.fit(x)
+    ideal = cross_entropy(FloatFormat(name), model, x, scale_of(frame, "w"))
+    assert len(frame) <= ideal + 0.005 * x.size / 8 + 32
+
+
+@pytest.mark.parametrize("bits", [0.1, 0.5, 1.3])
+def test_rans_does_so_at_low_rates_too(bits: float) -> None:
+    x = million(0.8)
+    frame = Codec(CO3Config(rate=RateLimit(bits_per_parameter=bits))).encode({"w": x})
+    ideal = cross_entropy(FloatFormat("fp4"), GenNorm(0.8, 2e-3), x, scale_of(frame, "w"))
+    assert len(frame) <= ideal + 0.005 * x.size / 8 + 32
+
+
+@pytest.mark.parametrize(("shape", "bits"), [(0.5, 1.88), (1.0, 2.84), (2.0, 3.28)])
+def test_huffman_takes_the_bits_of_the_table(shape: float, bits: float) -> None:
+    """co3.md's Huffman lengths, and what the segments' lengths and fillings add."""
+    frame = Codec(CO3Config(coder="huffman")).encode({"w": million(shape)})
+    assert 8 * len(frame) / 1_000_000 == pytest.approx(bits, abs=0.02)
+
+
+@pytest.mark.parametrize("shape", [0.5, 0.8, 1.0, 2.0])
+def test_the_distortion_is_that_of_the_table(shape: float) -> None:
+    encoded = Codec().compress({"w": million(shape)})
+    assert encoded.report.nmse == pytest.approx(FP4_OPTIMA[shape][1], rel=0.03 if shape < 0.8 else 0.01)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_scale_on_the_wire_loses_next_to_nothing(name: str) -> None:
+    """16 bits of a scale, and a shape in one byte, are enough for it."""
+    x = million(0.8)
+    fmt, model = FloatFormat(name), GenNorm.fit(x)
+    scale = scale_of(Codec(CO3Config(format=name)).encode({"w": x}), "w")
+    best = float(distortion(fmt, model, optimal_scale(fmt, model)))
+    assert float(distortion(fmt, model, scale)) <= 1.01 * best
+
+
+def test_a_fixed_scale_is_used_as_it_is() -> None:
+    x = million(1.0)[:5000]
+    for scale in (math.pi, 123.0, 1e-3):
+        encoded = Codec(CO3Config(scale=scale)).compress({"w": x})
+        fmt = FloatFormat("fp4")
+        expected = (fmt.levels[fmt.quantize(x, scale)] / scale).astype("f4")
+        assert_same(encoded.sent["w"], expected)
+
+
+def test_small_tensors_share_a_model_and_cost_a_few_bytes() -> None:
+    update = {f"block{k}.bias": gennorm(1, 64, 1e-3, k).astype("f4") for k in range(40)}
+    together = len(Codec().encode(update))
+    assert 8 * together / (40 * 64) < 4.0  # near the 2.8 bits of a large Laplacian tensor, with scales and names
+    alone = sum(len(Codec().encode({name: tensor})) for name, tensor in update.items())
+    assert together < 0.7 * alone
+
+
+def test_stochastic_rounding_is_unbiased_and_follows_its_seed() -> None:
+    x = million(1.0)[:50_000]
+    config = CO3Config(rounding="stochastic", scale=300.0)
+    sent = Codec(config, seed=3).compress({"w": x}).sent["w"]
+    assert_same(Codec(config, seed=3).compress({"w": x}).sent["w"], sent)
+    assert not np.array_equal(Codec(config, seed=4).compress({"w": x}).sent["w"], sent)
+    inside = np.abs(x) * 300 < 3
+    error = (sent - x)[inside].astype("f8")
+    assert abs(error.mean()) < 5 * error.std() / math.sqrt(error.size)
+    codec = Codec(config, seed=3)
+    first, second = (codec.compress({"w": x}).sent["w"] for _ in range(2))
+    assert not np.array_equal(first, second), "every encoding draws anew"
+
+
+def test_the_report_adds_up() -> None:
+    update = network()
+    encoded = Codec().compress(update)
+    report = encoded.report
+    assert report.frame_bytes == len(encoded.frame)
+    assert report.parameters == sum(tensor.size for tensor in update.values())
+    assert report.bits_per_parameter == pytest.approx(8 * len(encoded.frame) / report.parameters)
+    assert list(report.tensors) == list(update)
+    lost = whole = 0.0
+    for name, tensor in update.items():
+        part = report.tensors[name]
+        assert part.entries == tensor.size
+        if Codec().is_exact(name, tensor):
+            assert (part.bytes, part.nmse) == (tensor.nbytes, 0) and math.isnan(part.shape)
+            continue
+        x, y = tensor.astype("f8"), encoded.sent[name].astype("f8")
+        assert part.nmse == pytest.approx(float(np.sum((x - y) ** 2) / np.sum(x**2)), rel=1e-6)
+        assert (part.shape, part.scale) == (GenNorm.fit(x).shape, GenNorm.fit(x).scale)
+        lost, whole = lost + float(np.sum((x - y) ** 2)), whole + float(np.sum(x**2))
+    assert report.nmse == pytest.approx(lost / whole, rel=1e-6)
+    symbols = sum(part.bytes for name, part in report.tensors.items() if not math.isnan(part.shape))
+    assert 0.8 * len(encoded.frame) < symbols + 250 < 1.2 * len(encoded.frame)
+
+
+def test_the_report_of_values_far_apart() -> None:
+    """Squares of 1e300 and of 1e-300 have no place in float64, and each tensor's share of error is known anyway."""
+    update = {name: gennorm(1, 2000, scale, 1) for name, scale in (("huge", 1e300), ("tiny", 1e-300), ("one", 1.0))}
+    report = Codec().compress(update).report
+    for part in report.tensors.values():
+        assert part.nmse == pytest.approx(report.tensors["one"].nmse, rel=0.05)
+    assert report.nmse == pytest.approx(report.tensors["huge"].nmse)
+
+
+def test_what_travels_exactly() -> None:
+    update = network() | {"ints": np.arange(100), "flag": np.array(True), "z": np.ones(20, "c8"), "few": np.ones(7)}
+    codec = Codec(CO3Config(exact=("fc?.bias", "*running_*")))
+    exact = {name for name, tensor in update.items() if codec.is_exact(name, tensor)}
+    assert exact == {"bn.running_mean", "bn.num_batches_tracked", "fc1.bias", "fc2.bias", "ints", "flag", "z", "few"}
+    encoded = codec.compress(update)
+    assert FrameReader(encoded.frame).exact == exact
+    for name, tensor in update.items():
+        assert np.array_equal(encoded.sent[name], tensor) is (name in exact)
+
+
+def test_batch_norms_statistics_are_exact_by_default() -> None:
+    codec = Codec()
+    for name in ("bn1.running_mean", "layer1.0.bn2.running_var", "bn1.num_batches_tracked"):
+        assert codec.is_exact(name, np.ones(64, "f4"))
+    assert not codec.is_exact("bn1.weight", np.ones(64, "f4"))
+
+
+def test_sent_shares_no_memory_with_the_update() -> None:
+    update = network()
+    for max_bytes in (None, 3000, 700, 10):
+        encoded = Codec().compress(update, max_bytes=max_bytes)
+        for name, tensor in encoded.sent.items():
+            assert not np.shares_memory(tensor, update[name])
+            tensor[...] = 1  # and may be written to
+
+
+def test_decoded_arrays_are_fresh_and_writable() -> None:
+    frame = Codec().encode(network())
+    first, second = Codec().decode(frame), Codec().decode(frame)
+    for tensor in first.values():
+        tensor[...] = 1
+    assert_same_update(Codec().decode(frame), second)
+
+
+def test_encoding_is_deterministic_and_decoding_needs_no_config() -> None:
+    update = network()
+    for config in (CO3Config(), CO3Config(format="fp8", coder="huffman"), CO3Config(format="e4m3", scale=50.0)):
+        encoded = Codec(config).compress(update)
+        assert Codec(config).encode(update) == encoded.frame
+        assert_same_update(Codec(CO3Config(format="e5m2")).decode(encoded.frame), encoded.sent)
+
+
+def test_a_limit_below_a_byte_is_refused() -> None:
+    for bad in (0, -5):
+        with pytest.raises(ValueError, match="even the empty update takes 1 byte"):
+            Codec().compress(network(), max_bytes=bad)
+    assert Codec().compress(network(), max_bytes=1).frame == EMPTY

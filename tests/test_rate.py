@@ -1,0 +1,234 @@
+"""Budgets: never exceeded, well used, and found in three encodings."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from flwr_co3.codec import Codec, Encoded
+from flwr_co3.config import CO3Config
+from flwr_co3.frame import EMPTY
+from flwr_co3.rate import RateLimit
+from tests.samples import FORMATS, FP4_OPTIMA, Array, assert_same_update, gennorm, network
+
+
+@contextmanager
+def counted_encodings() -> Iterator[list[int]]:
+    """Sizes of the frames that were made on the way."""
+    sizes: list[int] = []
+    original = Codec._at
+
+    def counting(self: Codec, *args: Any) -> Encoded:
+        encoded = original(self, *args)
+        sizes.append(len(encoded.frame))
+        return encoded
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Codec, "_at", counting)
+        yield sizes
+
+
+def compress_within(budget: int, update: dict[str, Array], config: CO3Config | None = None) -> Encoded:
+    """Encode, and check what must hold of every budget."""
+    codec = Codec(config, seed=0)
+    with counted_encodings() as sizes:
+        encoded = codec.compress(update, max_bytes=budget)
+    assert len(encoded.frame) <= budget
+    assert len(sizes) <= 3
+    decoded = Codec().decode(encoded.frame)
+    if encoded.frame == EMPTY:
+        assert decoded == {} and not any(np.any(tensor) for tensor in encoded.sent.values())
+    else:
+        assert_same_update(decoded, encoded.sent)
+    return encoded
+
+
+def unlimited(update: dict[str, Array], config: CO3Config | None = None) -> int:
+    return len(Codec(config, seed=0).encode(update))
+
+
+def deep_network(entries: int, seed: int) -> dict[str, Array]:
+    """Layers whose updates differ in width a thousandfold, some of them mostly dead, with biases and statistics."""
+    rng = np.random.default_rng(seed)
+    update: dict[str, Array] = {}
+    left, k = entries, 0
+    while left > 0:
+        size = min(left, int(rng.integers(entries // 12 + 1, entries // 3 + 2)))
+        values = gennorm(float(rng.uniform(0.3, 1.6)), size, 10.0 ** float(rng.uniform(-5, -2)), seed + k)
+        if rng.random() < 0.3:
+            values *= rng.random(size) < 0.1
+        update[f"layer{k}.weight"] = values.astype("f4")
+        update[f"layer{k}.bias"] = gennorm(1, int(rng.integers(8, 600)), 1e-3, seed + k).astype("f4")
+        update[f"layer{k}.running_mean"] = rng.normal(size=16).astype("f4")
+        left, k = left - size, k + 1
+    return update
+
+
+def synthetic(kind: str, size: int, seed: int) -> dict[str, Array]:
+    rng = np.random.default_rng(seed)
+    match kind:
+        case "normal":
+            values = rng.normal(size=size)
+        case "uniform":
+            values = rng.uniform(-1, 1, size)
+        case "outlier":
+            values = 1e-6 * rng.normal(size=size)
+            values[0] = 1.0
+        case "two scales":
+            values = rng.normal(size=size) * np.where(rng.random(size) < 0.5, 1.0, 1e-4)
+        case "constant":
+            values = np.full(size, 0.3)
+        case "few distinct":
+            values = rng.choice([-1.0, 0.0, 0.125, 2.0], size)
+        case "sparse":
+            values = rng.normal(size=size) * (rng.random(size) < 0.003)
+        case _:
+            values = gennorm(0.25, size, 1.0, seed)
+    return {"w": values.astype("f4")}
+
+
+SYNTHETIC = ["normal", "uniform", "outlier", "two scales", "constant", "few distinct", "sparse", "heavy tails"]
+relaxed = settings(deadline=None, max_examples=200, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+
+
+@given(
+    kind=st.sampled_from([*SYNTHETIC, "network"]),
+    size=st.integers(1, 6000),
+    budget=st.one_of(st.integers(1, 400), st.integers(1, 6000)),
+    format=st.sampled_from(FORMATS),
+    coder=st.sampled_from(["rans", "huffman"]),
+    rounding=st.sampled_from(["nearest", "stochastic"]),
+    seed=st.integers(0, 99),
+)
+@relaxed
+def test_no_budget_is_ever_exceeded(
+    kind: str, size: int, budget: int, format: str, coder: str, rounding: str, seed: int
+) -> None:
+    update = network(seed) if kind == "network" else synthetic(kind, size, seed)
+    compress_within(budget, update, CO3Config(format=format, coder=coder, rounding=rounding))
+
+
+@given(entries=st.integers(50_000, 90_000), bits=st.floats(0.05, 3.0), seed=st.integers(0, 10**6))
+@settings(relaxed, max_examples=25)
+def test_budgets_of_networks_are_well_used(entries: int, bits: float, seed: int) -> None:
+    update = deep_network(entries, seed)
+    budget = 700 + int(bits * sum(tensor.size for tensor in update.values()) / 8)  # names and exact tensors take 600
+    encoded = compress_within(budget, update)
+    assert len(encoded.frame) >= 0.97 * min(budget, unlimited(update))
+
+
+@pytest.mark.parametrize("kind", ["normal", "uniform", "heavy tails", "two scales"])
+@pytest.mark.parametrize("bits", [0.05, 0.1, 0.5, 1.0, 2.2])
+@pytest.mark.parametrize("format", ["fp4", "fp8"])
+def test_budgets_of_single_tensors_are_well_used(kind: str, bits: float, format: str) -> None:
+    config = CO3Config(format=format)
+    update = synthetic(kind, 60_000, 1)
+    budget = int(bits * 60_000 / 8)
+    encoded = compress_within(budget, update, config)
+    assert len(encoded.frame) >= 0.97 * min(budget, unlimited(update, config))
+
+
+@pytest.mark.parametrize("bits", [1.05, 1.1, 1.3, 1.6, 2.2])
+@pytest.mark.parametrize("format", ["fp4", "fp8"])
+@pytest.mark.parametrize("kind", ["normal", "heavy tails"])
+def test_huffman_uses_its_budget_too(bits: float, format: str, kind: str) -> None:
+    """From a bit an entry, which is the least that Huffman can do with."""
+    update, config = synthetic(kind, 60_000, 1), CO3Config(coder="huffman", format=format)
+    budget = int(bits * 7500)
+    assert len(compress_within(budget, update, config).frame) >= 0.97 * min(budget, unlimited(update, config))
+
+
+def test_mostly_zeros_are_sent_at_the_scale_of_the_others() -> None:
+    """Exact zeros pass for a heavy tail in a fit of all entries: ten times the error."""
+    x = gennorm(0.8, 600_000) * (np.random.default_rng(0).random(600_000) < 0.05)
+    assert Codec().compress({"w": x.astype("f4")}).report.nmse < 1.1 * FP4_OPTIMA[0.8][1]
+
+
+@pytest.mark.parametrize("bits", [0.05, 0.5, 2.0])
+@pytest.mark.parametrize("coder", ["rans", "huffman"])
+def test_large_budgets_are_used_to_a_hundredth(bits: float, coder: str) -> None:
+    update = deep_network(1_100_000, 7)
+    parameters = sum(tensor.size for tensor in update.values())
+    budget = int(bits * parameters / 8)
+    encoded = compress_within(budget, update, CO3Config(coder=coder))
+    if coder == "rans" or bits > 1:  # Huffman has no use for less than a bit an entry
+        assert len(encoded.frame) >= 0.99 * min(budget, unlimited(update, CO3Config(coder=coder)))
+
+
+def test_more_bytes_lose_less() -> None:
+    update = deep_network(60_000, 3)
+    errors = [compress_within(budget, update).report.nmse for budget in (300, 1000, 3000, 8000, 16_000, 10**6)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[0] > 0.8 and errors[-1] < 0.2
+
+
+def test_a_generous_budget_changes_nothing() -> None:
+    update = network()
+    assert Codec().compress(update, max_bytes=10**9).frame == Codec().encode(update)
+
+
+def test_one_step_for_all_tensors() -> None:
+    """Reverse water-filling: below every tensor's optimum, all of them share one absolute step."""
+    update = {"wide": gennorm(1, 5000, 1.0).astype("f4"), "narrow": gennorm(1, 5000, 0.05, 1).astype("f4")}
+    sent = compress_within(1200, update).sent
+    steps = [float(np.min(np.abs(tensor[tensor != 0]))) for tensor in sent.values() if np.any(tensor)]
+    assert len(set(steps)) == 1
+    assert np.count_nonzero(sent["wide"]) > 100 * np.count_nonzero(sent["narrow"])
+
+
+@pytest.mark.parametrize("budget", range(1, 400, 7))
+def test_tiny_budgets(budget: int) -> None:
+    """One byte at first, then a frame of names and zeros, then the first levels."""
+    update = network()
+    encoded = compress_within(budget, update)
+    if encoded.frame == EMPTY:
+        assert encoded.report.nmse == 1 and encoded.report.frame_bytes == 1
+    else:
+        assert_same_update(
+            {name: encoded.sent[name] for name in ("bn.running_mean", "bn.num_batches_tracked")},
+            {name: update[name] for name in ("bn.running_mean", "bn.num_batches_tracked")},
+        )
+
+
+def test_below_the_names_nothing_is_sent_and_above_them_zeros() -> None:
+    update = network()
+    sizes = {len(compress_within(budget, update).frame) for budget in range(1, 420, 3)}
+    smallest = min(sizes - {1})
+    assert len(sizes) > 3
+    assert 1 in sizes
+    zeros = compress_within(smallest, update)
+    assert not any(np.any(tensor) for name, tensor in zeros.sent.items() if "running" not in name and "num" not in name)
+    assert zeros.report.nmse == 1
+    assert compress_within(smallest - 1, update).frame == EMPTY
+
+
+@pytest.mark.parametrize(("rate", "max_bytes"), [(900, 5000), (5000, 900), (900, None), (900, 900)])
+def test_the_tighter_limit_holds(rate: int, max_bytes: int | None) -> None:
+    update = network()
+    config = CO3Config(rate=RateLimit(bytes_per_round=rate))
+    encoded = Codec(config).compress(update, max_bytes=max_bytes)
+    assert 800 < len(encoded.frame) <= 900
+    assert encoded.frame == Codec().compress(update, max_bytes=900).frame
+
+
+def test_limits_by_parameter_and_by_time() -> None:
+    update = deep_network(50_000, 1)
+    parameters = sum(tensor.size for tensor in update.values())
+    frames = [
+        Codec(CO3Config(rate=rate)).encode(update)
+        for rate in (RateLimit(bits_per_parameter=0.8), RateLimit(bits_per_second=8e5, seconds=parameters * 1e-6))
+    ]
+    assert frames[0] == frames[1]
+    assert 0.97 * parameters / 10 <= len(frames[0]) <= parameters / 10
+
+
+def test_without_anything_to_convert_there_is_nothing_to_choose() -> None:
+    update = {"steps": np.arange(30), "flag": np.array(True)}
+    whole = Codec().encode(update)
+    assert compress_within(len(whole), update).frame == whole
+    assert compress_within(len(whole) - 1, update).frame == EMPTY
+    assert compress_within(5, {}).frame == EMPTY
