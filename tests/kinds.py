@@ -1,11 +1,13 @@
 """Small frames of every kind: what the tests of damages and of old frames work on."""
 
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import ml_dtypes
 import numpy as np
 
 from flwr_co3.codec import Codec
+from flwr_co3.compress import stream
 from flwr_co3.config import CO3Config
 from flwr_co3.convert import FloatFormat
 from flwr_co3.rate import RateLimit
@@ -18,9 +20,11 @@ class Kind(NamedTuple):
     update: dict[str, Array]
     config: CO3Config
     max_bytes: int | None = None
+    chunk: int = 1 << 17  # bytes and symbols that it takes to begin another chunk
 
     def frame(self) -> bytes:
-        return Codec(self.config, seed=0).compress(self.update, max_bytes=self.max_bytes).frame
+        with patch.multiple(stream, _CHUNK_BYTES=self.chunk, _CHUNK_SYMBOLS=self.chunk):
+            return Codec(self.config, seed=0).compress(self.update, max_bytes=self.max_bytes).frame
 
 
 def exact_tensors() -> dict[str, Array]:
@@ -60,7 +64,13 @@ def kinds() -> dict[str, Kind]:
         "fp4 rans": Kind(small_network(), CO3Config()),
         "fp8 huffman": Kind(small_network(1), CO3Config(format="fp8", coder="huffman")),
         "fp4 huffman segments": Kind({"w": gennorm(0.8, (60, 120)).astype("f4")}, CO3Config(coder="huffman")),
-        "lanes and chunks": Kind({"w": gennorm(1.5, 6000).astype("f8")}, CO3Config(format="fp8_143")),
+        "lanes": Kind({"w": gennorm(1.5, 6000).astype("f8")}, CO3Config(format="fp8_143")),
+        "chunks": Kind(
+            {"a": gennorm(1.5, 3001), "b": outliers(9000, 250), "c": gennorm(0.7, 1025).astype("f4")},
+            CO3Config(format="e2m1"),
+            chunk=1500,
+        ),
+        "half dead": Kind({"w": gennorm(0.8, 1500) * (np.arange(1500) % 5 < 2)}, CO3Config(format="fp8")),
         "pooled": Kind(
             {f"block.{k}.bias": gennorm(1.0, 8 + 5 * k, 10.0**-k, k).astype("f4") for k in range(8)},
             CO3Config(format="e4m3"),
@@ -76,7 +86,7 @@ def kinds() -> dict[str, Kind]:
             max_bytes=1000,
         ),
         "zeros": Kind({"dead": np.zeros((30, 70), "f4"), "alive": gennorm(1, 1100).astype("f4")}, CO3Config()),
-        "all zeros": Kind(small_network(3), CO3Config(), max_bytes=260),
+        "all zeros": Kind(small_network(3), CO3Config(scale=1e-30)),
         "constant": Kind({"w": np.full(3000, 0.25, "f4"), "b": np.full(9, -1.0)}, CO3Config(coder="huffman")),
         "stochastic bfloat16": Kind(
             {"w": gennorm(0.9, (30, 40)).astype(bfloat16), "b": gennorm(0.9, 40).astype(bfloat16)},

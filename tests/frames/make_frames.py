@@ -1,0 +1,53 @@
+"""Writes the committed example frames: ``python -m tests.frames.make_frames``, once for each version of the frame.
+
+Frames that are here are never made anew: they stand for those that are in use.
+"""
+
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from flwr_co3.codec import Codec
+from tests.kinds import kinds
+from tests.samples import Array
+
+FOLDER = Path(__file__).parent
+_BFLOAT16 = "bfloat16:"  # before the names of arrays that are kept as their bits, since npz has no such dtype
+
+
+def write_arrays(path: Path, arrays: dict[str, Array]) -> None:
+    """Keep what a frame decodes to."""
+    plain = {
+        f"{_BFLOAT16}{name}" if array.dtype == ml_dtypes.bfloat16 else name: array.view(np.uint16)
+        if array.dtype == ml_dtypes.bfloat16
+        else array
+        for name, array in arrays.items()
+    }
+    np.savez_compressed(path, **plain)  # type: ignore[arg-type]
+
+
+def read_arrays(path: Path) -> dict[str, Array]:
+    """Read what `write_arrays` wrote."""
+    with np.load(path, allow_pickle=False) as plain:
+        return {
+            name.removeprefix(_BFLOAT16): plain[name].view(ml_dtypes.bfloat16)
+            if name.startswith(_BFLOAT16)
+            else plain[name]
+            for name in plain.files
+        }
+
+
+def main() -> None:
+    """Make the frames that are not there yet."""
+    for name, kind in kinds().items():
+        path = FOLDER / f"{name.replace(' ', '-')}.frame"
+        if path.exists():
+            continue
+        frame = kind.frame()
+        path.write_bytes(frame)
+        write_arrays(path.with_suffix(".npz"), Codec().decode(frame))
+
+
+if __name__ == "__main__":
+    main()
