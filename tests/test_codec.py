@@ -160,6 +160,13 @@ def test_what_travels_exactly() -> None:
         assert np.array_equal(encoded.sent[name], tensor) is (name in exact)
 
 
+def test_small_tensors_are_exact_below_a_size() -> None:
+    for limit in (0, 1, 8, 100):
+        codec = Codec(CO3Config(exact_below=limit))
+        for size in range(120):
+            assert codec.is_exact("w", np.ones(size, "f4")) is (size < limit)
+
+
 def test_batch_norms_statistics_are_exact_by_default() -> None:
     codec = Codec()
     for name in ("bn1.running_mean", "layer1.0.bn2.running_var", "bn1.num_batches_tracked"):

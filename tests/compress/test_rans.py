@@ -111,6 +111,18 @@ def million() -> Sequence:
     return sequence(1 << 20, 121, 0, 0.9)
 
 
+@pytest.mark.parametrize("narrow_lanes", [0, 16])
+def test_a_state_that_does_not_return_is_noticed(narrow_lanes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream in which every symbol decodes and no word is left, but which no encoder began."""
+    monkeypatch.setattr(rans, "_NARROW_LANES", narrow_lanes)
+    frequencies = np.array([TOTAL // 2, TOTAL // 2])
+    begun = (1 << 16) + 1
+    state = (begun // (TOTAL // 2) << 14) + begun % (TOTAL // 2)
+    shape = Layout((1,), 1, 1)
+    with pytest.raises(FrameError, match="does not end where its symbols do"):
+        decode([Chunk(np.array([state], np.uint32), np.empty(0, np.uint16))], [frequencies], shape)
+
+
 def test_damaged_streams_are_noticed() -> None:
     for lanes, rows in ((4, 1000), (32, 5)):
         sequences = [sequence(500, 11, 1), sequence(77, 100, 2)]

@@ -117,6 +117,8 @@ def test_what_is_stored_takes_half_the_space() -> None:
 
 def test_bfloat16_is_rounded_as_ml_dtypes_does() -> None:
     x = np.concatenate([gennorm(0.3, 5000), [0.0, -0.0, 1e-40, 65504.0, 1e30]]).astype("f4")
+    ties = (1 + np.arange(-7, 8) / 256).astype("f4")
+    x = np.concatenate([x, ties, -ties])
     memory = ErrorMemory(1.0, "bfloat16")
     memory.keep({"x": x}, {"x": np.zeros_like(x)})
     np.testing.assert_array_equal(memory.state["x"], x.astype(ml_dtypes.bfloat16).view(np.uint16))
