@@ -117,7 +117,7 @@ def test_random_damages_are_noticed(name: str) -> None:
     expected = Codec().decode(frame)
     rng = np.random.default_rng(len(name))
     count = 0
-    while count < 600:
+    while count < 540:
         damaged = damage(frame, rng)
         count += damaged != frame
         found = decode(damaged)
@@ -143,13 +143,13 @@ def test_every_flipped_bit_and_every_cut_is_noticed(name: str) -> None:
 
 @each_kind
 def test_forged_frames_are_refused_or_hold_what_they_announce(name: str) -> None:
-    """Some 2,500 over all kinds: random damages with a corrected checksum, without and with a receiver's model."""
+    """Some 2,000 over all kinds: random damages with a corrected checksum, without and with a receiver's model."""
     frame = KINDS[name].frame()
     expected = Codec().decode(frame)
     like = {tensor: TensorSpec.of(array) for tensor, array in expected.items()}
     rng = np.random.default_rng(len(name))
     outcomes: Counter[str] = Counter()
-    for _ in range(150):
+    for _ in range(110):
         # Behind the magic and the version, where it is decided how a frame is read.
         damaged = corrected(frame[:4] + damage(frame[4:], rng))
         announced = announcement(damaged)
@@ -166,7 +166,7 @@ def test_forged_frames_are_refused_or_hold_what_they_announce(name: str) -> None
             for tensor, array in found.items():
                 assert tensor in reader.exact or np.all(np.isfinite(array.astype("f8"))), "not finite"
             outcomes["same" if same(found, expected) else "other"] += 1
-    assert outcomes["refused"] > 60, outcomes
+    assert outcomes["refused"] > 50, outcomes
 
 
 def announcement(frame: bytes) -> dict[str, TensorSpec] | None:
