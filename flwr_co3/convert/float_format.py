@@ -89,8 +89,8 @@ class FloatFormat:
             ("bias", bias, -100, 230),
             ("reserved", reserved, 0, MAX_LEVELS),
         ):
-            if not low <= value <= high:
-                raise ValueError(f"FloatFormat {field} must lie within {low} to {high}, not be {value}.")
+            if not (isinstance(value, (int, np.integer)) and low <= value <= high):
+                raise ValueError(f"FloatFormat {field} must be an integer within {low} to {high}, not {value!r}.")
             object.__setattr__(self, field, int(value))
         object.__setattr__(self, "top_exponent", bool(top_exponent))
         if not 2 <= self.zero + 1 <= MAX_LEVELS // 2:
