@@ -16,11 +16,8 @@ And whatever the bytes are: no other exception, no memory beyond what the receiv
 import re
 import sys
 import time
-import tracemalloc
 import zlib
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +28,7 @@ from flwr_co3.codec import Codec
 from flwr_co3.errors import FrameError
 from flwr_co3.frame import EMPTY, FrameReader, TensorSpec
 from flwr_co3.wire import Reader, Writer
+from tests.bounds import bounded_memory
 from tests.kinds import kinds
 from tests.samples import Array
 
@@ -64,18 +62,6 @@ def decode(frame: bytes, like: dict[str, TensorSpec] | None = None) -> dict[str,
         return None
     finally:
         assert time.process_time() - start < SECONDS
-
-
-@contextmanager
-def bounded_memory(limit: int) -> Iterator[None]:
-    """Assert that no more than so many bytes are ever taken at once."""
-    tracemalloc.start()
-    try:
-        yield
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak <= limit, f"{peak} bytes were taken, and {limit} allowed"
 
 
 def damage(frame: bytes, rng: np.random.Generator) -> bytes:

@@ -2,10 +2,8 @@
 
 import builtins
 import sys
-import tracemalloc
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -23,6 +21,7 @@ from flwr_co3.config import CO3Config
 from flwr_co3.errors import FrameError
 from flwr_co3.frame import DTYPES, EMPTY, MAGIC, VERSION, FrameReader, TensorSpec
 from flwr_co3.wire import Reader, Writer
+from tests.bounds import bounded_memory
 from tests.frames.make_frames import FOLDER, read_arrays
 from tests.kinds import kinds
 from tests.samples import Array, assert_same, assert_same_update, gennorm, network
@@ -319,18 +318,6 @@ def test_bfloat16_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # -- a kilobyte takes no gigabyte -------------------------------------------------------------------------------------
 
-
-@contextmanager
-def peak_memory(limit: int) -> Iterator[None]:
-    tracemalloc.start()
-    try:
-        yield
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak <= limit, f"{peak} bytes were taken"
-
-
 HUGE = 1 << 33
 CLAIMS: dict[str, bytes] = {
     "zeros": forged(table_of([("w", FLOAT32, (HUGE,))]), SCALED + b"\0", flags=COMMON_SCALE),
@@ -355,7 +342,7 @@ CLAIMS: dict[str, bytes] = {
 @pytest.mark.parametrize("name", CLAIMS)
 def test_a_kilobyte_that_claims_gigabytes_is_refused(name: str) -> None:
     assert len(CLAIMS[name]) < 6000
-    with peak_memory(8 << 20), pytest.raises(FrameError, match=r"take .* bytes, and .* are allowed"):
+    with bounded_memory(8 << 20), pytest.raises(FrameError, match=r"take .* bytes, and .* are allowed"):
         Codec().decode(CLAIMS[name])
 
 
@@ -378,7 +365,7 @@ def test_what_a_kilobyte_may_take_by_default_is_far_below_a_gigabyte() -> None:
     ]
     for frame in frames:
         assert len(frame) < 1000
-        with peak_memory(GIGABYTE * 7 // 10):
+        with bounded_memory(GIGABYTE * 7 // 10):
             assert Codec().decode(frame)["w"].shape == (allowed,)
 
 
@@ -395,14 +382,14 @@ def test_a_deflate_bomb_in_the_table_is_not_inflated(claimed: int) -> None:
     bomb = raw_deflate(bytes(40 << 20))
     assert len(bomb) < 50_000
     frame = forged(bomb, flags=DEFLATED_TABLE, table_size=claimed)
-    with peak_memory(40 << 20), pytest.raises(FrameError, match=r"doesn't inflate|above the 16777216 possible"):
+    with bounded_memory(40 << 20), pytest.raises(FrameError, match=r"doesn't inflate|above the 16777216 possible"):
         Codec().decode(frame)
 
 
 def test_a_deflate_bomb_in_the_exact_tensors_is_not_inflated() -> None:
     bomb = zlib.compress(bytes(200 << 20), 9)
     frame = forged(table_of([("w", EXACT | FLOAT32, (1000,))]), exact=bomb, flags=DEFLATED_EXACT)
-    with peak_memory(2 << 20), pytest.raises(FrameError, match="exact tensors doesn't inflate to the 4000 bytes"):
+    with bounded_memory(2 << 20), pytest.raises(FrameError, match="exact tensors doesn't inflate to the 4000 bytes"):
         Codec().decode(frame)
 
 
