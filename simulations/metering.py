@@ -8,6 +8,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from flwr_co3._round import message_bytes, payload_bytes
+
 
 class NoReplyError(RuntimeError):
     """No client answered a round with a model."""
@@ -67,7 +69,7 @@ class MeteredStrategy(Strategy):
         random.seed(f"{self._seed}/{server_round}")
         messages = list(self._strategy.configure_train(server_round, arrays, config, grid))
         self._sent = arrays
-        self.traffic = Traffic(downlink_bytes=sum(map(message_bytes, messages)))
+        self.traffic = Traffic(downlink_bytes=sum(message_bytes(message.content) for message in messages))
         return messages
 
     def aggregate_train(
@@ -86,8 +88,10 @@ class MeteredStrategy(Strategy):
             reason = _last_line(replies[0].error.reason or "") if replies else "none answered in time"
             raise NoReplyError(f"All clients failed in round {server_round}; the first one: {reason}")
         self.traffic.replies, self.traffic.failures = len(answers), len(replies) - len(answers)
-        self.traffic.uplink_bytes = sum(map(message_bytes, answers))
-        self.traffic.uplink_payload_bytes = sum(map(payload_bytes, answers))
+        self.traffic.uplink_bytes = sum(message_bytes(answer.content) for answer in answers)
+        self.traffic.uplink_payload_bytes = sum(
+            payload_bytes(answer.content.array_records.values()) for answer in answers
+        )
         if self._watch is not None:
             self._watch(server_round, self._sent, answers)
         arrays, metrics = self._strategy.aggregate_train(server_round, replies)
@@ -107,16 +111,6 @@ class MeteredStrategy(Strategy):
     def summary(self) -> None:
         """Delegate."""
         self._strategy.summary()
-
-
-def message_bytes(message: Message) -> int:
-    """Return the bytes of all records of a message, as Flower counts them."""
-    return sum(record.count_bytes() for record in message.content.values())
-
-
-def payload_bytes(message: Message) -> int:
-    """Return the bytes of the arrays' data alone."""
-    return sum(len(array.data) for record in message.content.array_records.values() for array in record.values())
 
 
 def _last_line(reason: str) -> str:
