@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from flwr_co3.compress import Group, Plan, plan
+from flwr_co3.compress.frequencies import COST_BITS
 from flwr_co3.config import CO3Config
-from flwr_co3.convert import Converted, convert
-from flwr_co3.frame import EMPTY, FrameReader, TensorSpec, values_of, write_frame
-from flwr_co3.gennorm import BLOCK
+from flwr_co3.convert import Converted, convert, keep
+from flwr_co3.correct import ErrorMemory
+from flwr_co3.frame import EMPTY, FrameReader, TensorSpec, numpy_dtype, write_frame
+from flwr_co3.gennorm import GenNorm
+from flwr_co3.moments import BLOCK
 from flwr_co3.rate import largest_within
 from flwr_co3.update import Update, is_exact
 
@@ -40,12 +45,81 @@ class Report(NamedTuple):
     tensors: dict[str, TensorReport]
 
 
-class Encoded(NamedTuple):
-    """A frame, with what its receiver will see."""
+class _Losses(NamedTuple):
+    """What an encoding measured of each tensor that is converted, in the header's order."""
+
+    squares: Sequence[float]  # squared error, in units of the tensor's peak
+    bytes: Sequence[float]  # of its symbols
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """A frame, with what its receiver will see.
+
+    Attributes
+    ----------
+    frame : bytes
+        The frame.
+    """
 
     frame: bytes
-    sent: dict[str, Array]  # what decoding gives; zeros for tensors that a tiny budget left out
-    report: Report
+    _update: Update
+    _losses: _Losses
+
+    @cached_property
+    def sent(self) -> dict[str, Array]:
+        """What decoding gives; zeros for tensors that a tiny budget left out. Decoded when it is first asked for."""
+        specs = self._update.header.tensors
+        reader = FrameReader(self.frame, like=specs)
+        if not reader.tensors:
+            return {name: np.zeros(spec.shape, numpy_dtype(spec.dtype)) for name, spec in specs.items()}
+        return {name: reader.read(name) for name in reader.tensors}
+
+    @property
+    def nmse(self) -> float:
+        """Squared error over squared norm of all tensors that are not exact."""
+        unit = max((moments.peak for moments in self._update.moments), default=0.0) or 1.0
+        error = power = 0.0
+        for moments, square in zip(self._update.moments, self._losses.squares, strict=True):
+            error += square * (moments.peak / unit) ** 2
+            power += moments.mean_square * moments.entries * (moments.peak / unit) ** 2
+        return error / power if power else 0.0
+
+    @cached_property
+    def report(self) -> Report:
+        """What the encoding did, tensor by tensor."""
+        update = self._update
+        lossy = {name: k for k, name in enumerate(update.header.lossy)}
+        tensors = {}
+        for name, spec in update.header.tensors.items():
+            if name in lossy:
+                tensors[name] = self._report_of(lossy[name])
+            else:
+                size = float(spec.nbytes) if name in update.header.exact else 0.0
+                tensors[name] = TensorReport(size, spec.entries, math.nan, math.nan, 0.0)
+        bits = 8 * len(self.frame) / max(update.parameters, 1)
+        return Report(len(self.frame), update.parameters, bits, self.nmse, tensors)
+
+    def _report_of(self, member: int) -> TensorReport:
+        moments = self._update.moments[member]
+        model = GenNorm.from_moments(moments) if moments.nonzero else None
+        power = moments.mean_square * moments.entries
+        return TensorReport(
+            self._losses.bytes[member],
+            moments.entries,
+            model.shape if model else math.nan,
+            model.scale if model else math.nan,
+            self._losses.squares[member] / power if power else 0.0,
+        )
+
+
+class _Attempt(NamedTuple):
+    """An update at one choice of scales."""
+
+    frame: bytes
+    scales: list[float]
+    converted: Converted
+    losses: _Losses
 
 
 class Codec:
@@ -109,14 +183,20 @@ class Codec:
         """Whether a tensor travels without loss: it is no float, or small, or its name is among the exact ones."""
         return is_exact(name, array, self.config)
 
-    def compress(self, update: Mapping[str, Array], *, max_bytes: int | None = None) -> Encoded:
-        """Encode an update, and report what became of it.
+    def compress(
+        self, update: Mapping[str, Array], *, memory: ErrorMemory | None = None, max_bytes: int | None = None
+    ) -> Encoded:
+        """Encode an update, with what its memory holds, and keep what that loses.
 
         Parameters
         ----------
         update : mapping of str to ndarray
             Tensors by name, of any shape, byte order and layout: float16, float32, float64 and (with ml_dtypes)
             bfloat16 are converted; integers, booleans and complex numbers travel without loss.
+        memory : ErrorMemory, optional
+            Error feedback: the same as ``memory.compensate`` before and ``memory.keep`` after, in fewer passes over
+            the update, and in the memory's own place. Exact tensors have no memory. Nothing is changed in it by an
+            update that is refused.
         max_bytes : int, optional
             Another hard limit on the frame, besides the config's; the tighter one holds.
 
@@ -131,102 +211,93 @@ class Codec:
             If a tensor holds NaN or infinity, or has a dtype that no frame can hold: the message names it. If there
             are more tensors than a frame can hold. If `max_bytes` is below 1.
         """
-        checked = Update.of(update, self.config)
         if max_bytes is not None and max_bytes < len(EMPTY):
             raise ValueError(f"max_bytes is {max_bytes}, and even the empty update takes {len(EMPTY)} byte.")
+        limited = max_bytes is not None or self.config.rate is not None
+        if memory is not None and not memory.decay:
+            memory = None
+        checked = Update.of(update, self.config, memory, budget=limited)
+        if limited:
+            return self._within(self._budget(checked.parameters, max_bytes), checked, memory)
+        if self.config.scale == "optimal":
+            scales = list(checked.optimal_scales.values())
+        else:
+            scales = [float(self.config.scale)] * len(checked.sources)
+        kept = None if memory is None else _places(checked, memory)
+        attempt = self._at(scales, checked, kept)
+        if memory is not None and kept is not None:
+            _replace(memory, checked, kept)
+        return Encoded(attempt.frame, checked, attempt.losses)
+
+    def _budget(self, parameters: int, max_bytes: int | None) -> int:
         limits = [] if max_bytes is None else [max_bytes]
         if self.config.rate is not None:
-            limits.append(self.config.rate.bytes_for(checked.parameters))
-        if limits:
-            return self._within(min(limits), checked)
-        if self.config.scale == "optimal":
-            return self._at(checked.optimal_scales, checked)
-        return self._at(dict.fromkeys(checked.header.lossy, float(self.config.scale)), checked)
+            limits.append(self.config.rate.bytes_for(parameters))
+        return min(limits)
 
-    def _within(self, budget: int, update: Update) -> Encoded:
+    def _within(self, budget: int, update: Update, memory: ErrorMemory | None) -> Encoded:
         """Encode with the least loss that so many bytes allow."""
         nothing = self._frame_of_zeros(update)
         if len(nothing) > budget:
-            nothing = EMPTY
+            nothing, best = EMPTY, None
         else:
-            best = largest_within(budget, len(nothing), update, lambda scales: self._at(scales, update))
-            if best is not None:
-                return best
-        kept = update.header.exact if nothing != EMPTY else frozenset()
-        sent = {
-            name: self._sent(tensor if name in kept else np.zeros_like(tensor), None)
-            for name, tensor in update.tensors.items()
-        }
-        return Encoded(nothing, sent, _report(nothing, update, sent, {}))
+            best = largest_within(budget, len(nothing), update, lambda scales: self._at(scales, update, None))
+        if memory is not None:
+            kept = _places(update, memory)
+            if best is None:
+                _keep_all(update, kept)
+            else:
+                keep(self._format, update.sources, update.decay, best.scales, best.converted, kept)
+            _replace(memory, update, kept)
+        if best is not None:
+            return Encoded(best.frame, update, best.losses)
+        lost = [moments.mean_square * moments.entries for moments in update.moments]
+        return Encoded(nothing, update, _Losses(lost, [0.0] * len(lost)))
 
     def _frame_of_zeros(self, update: Update) -> bytes:
         """The smallest frame that has every tensor's name and every exact tensor."""
-        scales = dict.fromkeys(update.header.lossy, 1.0)
+        scales = [1.0] * len(update.sources)
         return write_frame(update.header, scales, [Plan.zeros()] * len(update.header.groups), update.exact.values())
 
-    def _at(self, scales: Mapping[str, float], update: Update) -> Encoded:
+    def _at(self, scales: list[float], update: Update, kept: list[Array] | None) -> _Attempt:
         """Encode at a scale for each tensor that is converted."""
         header = update.header
-        converted = {name: convert(self._format, update.tensors[name], scales[name], self._rng) for name in scales}
-        plans = [
-            plan(_group([converted[name] for name in names], names, update), self._format.edges, header.coder == "rans")
-            for names in header.groups
-        ]
-        frame = write_frame(header, scales, plans, update.exact.values())
-        sent = {name: self._sent(tensor, converted.get(name)) for name, tensor in update.tensors.items()}
-        symbol_bytes = {}
-        for names, p in zip(header.groups, plans, strict=True):
-            bytes_per_entry = p.bits / 8 / sum(update.tensors[name].size for name in names)
-            symbol_bytes.update({name: bytes_per_entry * update.tensors[name].size for name in names})
-        return Encoded(frame, sent, _report(frame, update, sent, symbol_bytes))
-
-    def _sent(self, tensor: Array, converted: Converted | None) -> Array:
-        """What the receiver decodes."""
-        if converted is None:
-            return tensor.astype(tensor.dtype.newbyteorder("="))
-        # Indexing with no dimension gives a scalar.
-        return np.asarray(values_of(self._format, converted.scale, tensor.dtype.name)[converted.symbols])
-
-
-def _group(members: list[Converted], names: list[str], update: Update) -> Group:
-    """Tensors that share a model, as the compressor wants them."""
-    symbols = members[0].symbols.reshape(-1)
-    if len(members) > 1:
-        symbols = np.concatenate([m.symbols.reshape(-1) for m in members])
-    fits = update.fits(names, [m.scale for m in members])
-    return Group(symbols, sum((m.counts for m in members[1:]), members[0].counts), update.header.format.zero, *fits)
-
-
-def _report(frame: bytes, update: Update, sent: Mapping[str, Array], symbol_bytes: Mapping[str, float]) -> Report:
-    """Measure what an encoding did to an update."""
-    tensors, error, power = {}, 0.0, 0.0
-    unit = max((moments.peak for moments in update.moments.values()), default=0.0) or 1.0
-    for name, tensor in update.tensors.items():
-        if name in update.header.exact:
-            tensors[name] = TensorReport(tensor.nbytes, tensor.size, math.nan, math.nan, 0.0)
-            continue
-        peak = update.moments[name].peak if name in update.moments else 0.0
-        lost, whole = _squares(tensor, sent[name], peak or 1.0)
-        error, power = error + lost * (peak / unit) ** 2, power + whole * (peak / unit) ** 2
-        model = update.model(name)
-        tensors[name] = TensorReport(
-            symbol_bytes.get(name, 0.0),
-            tensor.size,
-            model.shape if model else math.nan,
-            model.scale if model else math.nan,
-            lost / whole if whole else 0.0,
+        units = [moments.peak or 1.0 for moments in update.moments]
+        converted = convert(
+            *(self._format, update.sources, update.decay, scales), rng=self._rng, kept=kept, units=units
         )
-    bits = 8 * len(frame) / max(update.parameters, 1)
-    return Report(len(frame), update.parameters, bits, error / power if power else 0.0, tensors)
+        plans, symbol_bytes = [], []
+        for members in header.group_members:
+            group = _group(members, converted, scales, update)
+            plans.append(plan(group, self._format.edges, header.coder == "rans"))
+            bytes_per_entry = plans[-1].cost / (8 << COST_BITS) / group.symbols.size
+            symbol_bytes += [bytes_per_entry * update.sources[member].update.size for member in members]
+        frame = write_frame(header, scales, plans, update.exact.values())
+        return _Attempt(frame, scales, converted, _Losses(converted.squares, symbol_bytes))
 
 
-def _squares(v: Array, sent: Array, unit: float) -> tuple[float, float]:
-    """Squared norms of what was lost and of what there was, in a unit that keeps both within float64's range."""
-    v, sent = v.reshape(-1), sent.reshape(-1)
-    lost = whole = 0.0
-    for start in range(0, v.size, BLOCK):
-        block = v[start : start + BLOCK].astype(np.float64) / unit
-        whole += float(np.square(block).sum())
-        block -= sent[start : start + BLOCK].astype(np.float64) / unit
-        lost += float(np.square(block, out=block).sum())
-    return lost, whole
+def _group(members: range, converted: Converted, scales: Sequence[float], update: Update) -> Group:
+    """Tensors that share a model, as the compressor wants them."""
+    start = int(converted.starts[members.start])
+    stop = int(converted.starts[members.stop]) if members.stop < len(converted.starts) else converted.symbols.size
+    counts = converted.counts[members.start] if len(members) == 1 else converted.counts[members].sum(axis=0)
+    fits = update.fits(members, scales[members.start : members.stop])
+    return Group(converted.symbols[start:stop], counts, update.header.format.zero, *fits)
+
+
+def _places(update: Update, memory: ErrorMemory) -> list[Array]:
+    """Where the new errors go, flat."""
+    return [memory.place(name, update.tensors[name]).reshape(-1) for name in update.header.lossy]
+
+
+def _keep_all(update: Update, kept: Sequence[Array]) -> None:
+    """Nothing is sent: all of it is kept."""
+    for source, new in zip(update.sources, kept, strict=True):
+        for start in range(0, new.size, BLOCK):
+            new[start : start + BLOCK] = source.block(update.decay, start, start + BLOCK)
+
+
+def _replace(memory: ErrorMemory, update: Update, kept: Sequence[Array]) -> None:
+    shapes = (update.tensors[name].shape for name in update.header.lossy)
+    errors = {name: new.reshape(shape) for name, new, shape in zip(update.header.lossy, kept, shapes, strict=True)}
+    memory.replace(errors)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from flwr_co3.compress import CODERS, MAX_MAGNITUDE, Model, Plan, read_model, read_stream, write_stream
+from flwr_co3.compress import CODERS, MAX_MAGNITUDE, Levels, Model, Plan, read_model, read_stream, write_stream
 from flwr_co3.compress.frequencies import TOTAL
 from flwr_co3.compress.tables import decode_positive, encode_positive
-from flwr_co3.convert import FloatFormat
+from flwr_co3.convert import FloatFormat, magnitude_values
 from flwr_co3.errors import FrameError
 from flwr_co3.wire import Reader, Writer
 
@@ -111,7 +111,13 @@ class Header:
         small = [name for name, entries in lossy.items() if entries <= POOLED_ENTRIES]
         return [*large, small] if small else large
 
-    @property
+    @cached_property
+    def group_members(self) -> list[range]:
+        """The same, as places in `lossy`."""
+        ends = [0, *itertools.accumulate(map(len, self.groups))]
+        return [range(start, stop) for start, stop in itertools.pairwise(ends)]
+
+    @cached_property
     def lossy(self) -> list[str]:
         """Names of the tensors that are converted and have entries, in the order of the groups."""
         return [name for group in self.groups for name in group]
@@ -119,9 +125,8 @@ class Header:
 
 def values_of(fmt: FloatFormat, scale: float, dtype: str) -> Array:
     """What each symbol decodes to in a tensor of this dtype; levels beyond its range become its largest number."""
-    target = numpy_dtype(dtype)
-    limit = (2 - 2**-7) * 2.0**127 if dtype == "bfloat16" else float(np.finfo(target).max)
-    return np.clip(fmt.values(scale), -limit, limit).astype(target)
+    magnitudes = magnitude_values(fmt, scale, dtype)
+    return np.concatenate([-magnitudes[:0:-1], magnitudes]).astype(numpy_dtype(dtype))
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------
@@ -129,7 +134,7 @@ def values_of(fmt: FloatFormat, scale: float, dtype: str) -> Array:
 
 def write_frame(
     header: Header,
-    scales: Mapping[str, float],
+    scales: Sequence[float],
     plans: list[Plan],
     exact: Iterable[Array],
 ) -> bytes:
@@ -139,8 +144,9 @@ def write_frame(
     ----------
     header : Header
         What is in it.
-    scales : mapping of str to float
-        The scale of each tensor that is converted: one number of any kind, and others of 16 bits.
+    scales : sequence of float
+        The scale of each tensor that is converted, in the header's order: one number of any kind, and others of 16
+        bits.
     plans : list of Plan
         How each group is coded.
     exact : iterable of ndarray
@@ -156,7 +162,7 @@ def write_frame(
         table = deflated
     body.block(table)
     models = Writer()
-    flags |= _write_scales(models, [scales[name] for name in header.lossy])
+    flags |= _write_scales(models, scales)
     for plan in plans:
         models += plan.header
     body.block(bytes(models))
@@ -166,24 +172,28 @@ def write_frame(
         flags |= _EXACT_DEFLATED
         raw = smaller
     body.block(raw)
-    frame = b"".join([MAGIC, bytes([VERSION, flags]), body, write_stream(plans, header.coder)])
-    return frame + zlib.crc32(frame).to_bytes(4, "little")
+    parts = [MAGIC + bytes([VERSION, flags]), body, write_stream(plans, header.coder)]
+    checksum = 0
+    for part in parts:
+        checksum = zlib.crc32(part, checksum)
+    return b"".join([*parts, checksum.to_bytes(4, "little")])
 
 
-def _write_scales(out: Writer, scales: list[float]) -> int:
+def _write_scales(out: Writer, scales: Sequence[float]) -> int:
     """Write the scales, and return the flags that say how.
 
     The one that no 16 bits can hold is written in full, and a code of 0 refers to it.
     """
-    common = next((s for s in scales if decode_positive(encode_positive(s)) != s), None)
+    codes = [encode_positive(scale) for scale in scales]
+    common = next((s for s, code in zip(scales, codes, strict=True) if decode_positive(code) != s), None)
     if common is None and len(set(scales)) == 1 and len(scales) > 4:
         common = scales[0]
     if common is not None:
         out += np.float64(common).astype("<f8").tobytes()
     if all(scale == common for scale in scales):
         return _COMMON_SCALE if scales else 0
-    for scale in scales:
-        out.u16(0 if scale == common else encode_positive(scale))
+    own = [0 if scale == common else code for scale, code in zip(scales, codes, strict=True)]
+    out += np.array(own, "<u2").tobytes()
     return _OWN_SCALES | (_COMMON_SCALE if common is not None else 0)
 
 
@@ -249,7 +259,7 @@ class FrameReader:
     ) -> None:
         self.tensors: dict[str, TensorSpec] = {}
         self.exact: frozenset[str] = frozenset()
-        self._symbols: dict[str, npt.NDArray[np.uint8]] | None = None
+        self._levels: list[Levels] | None = None
         self._models: list[Model] = []
         self._scales: dict[str, float] = {}
         if frame == EMPTY:
@@ -304,7 +314,8 @@ class FrameReader:
     def read(self, name: str) -> Array:
         """Decode one tensor.
 
-        The first tensor that is not exact decodes the symbols of all, one byte an entry, and keeps them until `close`.
+        The first tensor that is not exact decodes the levels of all, and keeps them, in at most one byte an entry,
+        until `close`.
 
         Parameters
         ----------
@@ -325,25 +336,50 @@ class FrameReader:
         dtype = numpy_dtype(spec.dtype)
         if name in self.exact:
             return self._read_exact(name).astype(dtype).reshape(spec.shape)
-        if not spec.entries:
-            return np.zeros(spec.shape, dtype)
-        if self._symbols is None:
-            self._symbols = self._decode()
-        values = values_of(self._header.format, self._scales[name], spec.dtype)
-        return values[self._symbols[name]].reshape(spec.shape)
+        out = np.empty(spec.entries, dtype)
+        self._write(name, out)
+        return out.reshape(spec.shape)
+
+    def add_to(self, total: Mapping[str, Array], weight: float = 1.0) -> None:
+        """Add the update, times a weight, to arrays in place, without an array for the update itself.
+
+        Parameters
+        ----------
+        total : mapping of str to ndarray
+            Contiguous arrays of the tensors' dtypes and shapes. Tensors that are not in it are left out; exact
+            tensors must not be in it, since they carry no update.
+        weight : float (default: 1.0)
+            What the update is multiplied by.
+        """
+        for name, array in total.items():
+            if name in self.exact or array.dtype.name != self.tensors[name].dtype or not array.flags.c_contiguous:
+                raise ValueError(f"Tensor {name!r} is exact, or its total is no contiguous {self.tensors[name].dtype}.")
+            self._write(name, array.reshape(-1), weight)
+
+    def _write(self, name: str, out: Array, weight: float | None = None) -> None:
+        """Write what a tensor decodes to, or add it with a weight."""
+        if not out.size:
+            return
+        if self._levels is None:
+            self._levels = self._decode()
+        values = values_of(self._header.format, self._scales[name], self.tensors[name].dtype)
+        if weight is not None:
+            values = values * values.dtype.type(weight)
+        group, first = self._places[name]
+        self._levels[group].write(values, first, out, add=weight is not None)
 
     def verify(self) -> None:
-        """Decode all symbols, and raise FrameError unless that works."""
+        """Decode all levels, and raise FrameError unless that works."""
         for name, spec in self.tensors.items():
             numpy_dtype(spec.dtype)
             if name in self.exact and spec.dtype == "bool" and self._read_exact(name).view(np.uint8).max(initial=0) > 1:
                 raise FrameError(f"Tensor {name!r} is boolean and holds a byte that is neither 0 nor 1.")
-        if self._symbols is None and self._header.lossy:
-            self._symbols = self._decode()
+        if self._levels is None and self._header.lossy:
+            self._levels = self._decode()
 
     def close(self) -> None:
-        """Drop the decoded symbols; `read` makes them anew."""
-        self._symbols = None
+        """Drop the decoded levels; `read` makes them anew."""
+        self._levels = None
 
     def _read_exact(self, name: str) -> Array:
         dtype = numpy_dtype(self.tensors[name].dtype).newbyteorder("<")
@@ -356,13 +392,19 @@ class FrameReader:
         ends = itertools.accumulate(self.tensors[name].nbytes for name in names)
         return dict(zip(names, [0, *ends], strict=False))
 
-    def _decode(self) -> dict[str, npt.NDArray[np.uint8]]:
-        by_group = read_stream(self._coded, self._models, self._header.coder)
-        symbols: dict[str, npt.NDArray[np.uint8]] = {}
-        for names, joined in zip(self._header.groups, by_group, strict=True):
-            ends = np.cumsum([self.tensors[name].entries for name in names])
-            symbols.update(zip(names, np.split(joined, ends[:-1]), strict=True))
-        return symbols
+    @cached_property
+    def _places(self) -> dict[str, tuple[int, int]]:
+        """Each converted tensor's group, and where in it its entries begin."""
+        places = {}
+        for group, names in enumerate(self._header.groups):
+            first = 0
+            for name in names:
+                places[name] = group, first
+                first += self.tensors[name].entries
+        return places
+
+    def _decode(self) -> list[Levels]:
+        return read_stream(self._coded, self._models, self._header.coder)
 
 
 def _open(frame: bytes) -> tuple[int, Reader]:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from flwr_co3.convert import FloatFormat
-from flwr_co3.gennorm import BLOCK
+from flwr_co3.moments import BLOCK, FLOAT32_BIN_SHIFT
 
 if TYPE_CHECKING:
     from flwr_co3.update import Update
@@ -97,6 +95,7 @@ _BINS = 1 << 15
 _TABLE_BITS = 64
 _FREQUENT = 0.45
 _LEAST_SCALE = -1070.0  # octaves; float64 ends at -1074
+_HALVINGS = 26  # of 60 octaves: the last is a millionth
 
 
 class _Encoded(Protocol):
@@ -107,7 +106,7 @@ class _Encoded(Protocol):
 E = TypeVar("E", bound=_Encoded)
 
 
-def largest_within(budget: int, fixed: int, update: Update, encode: Callable[[Mapping[str, float]], E]) -> E | None:
+def largest_within(budget: int, fixed: int, update: Update, encode: Callable[[list[float]], E]) -> E | None:
     """Encode an update with the least squared error that a budget allows.
 
     Parameters
@@ -117,7 +116,7 @@ def largest_within(budget: int, fixed: int, update: Update, encode: Callable[[Ma
     fixed : int
         Bytes of the frame that don't depend on the scale.
     update : Update
-        What is to be encoded.
+        What is to be encoded, its magnitudes counted.
     encode : callable
         Encodes at a scale for each tensor.
 
@@ -130,16 +129,14 @@ def largest_within(budget: int, fixed: int, update: Update, encode: Callable[[Ma
     -----
     Each tensor at its own optimal scale if that fits. Else all tensors share one scale, the largest that fits: reverse
     water-filling, for a given total of bits equal steps lose least. No tensor gets a scale above its optimal one,
-    where its levels saturate. One pass counts magnitudes, from which the size at any scale follows nearly; each
+    where its levels saturate. One pass counted magnitudes, from which the size at any scale follows nearly; each
     encoding corrects that estimate.
     """
-    optimal = update.optimal_scales
+    optimal = list(update.optimal_scales.values())
     if not optimal:
         return None
-    groups = update.header.groups
-    tensors = [[update.tensors[name] for name in names] for names in groups]
-    counts = MagnitudeCounts(update.header.format, tensors, whole_bits=update.header.coder == "huffman")
-    caps = np.array([statistics.geometric_mean([optimal[name] for name in names]) for names in groups])
+    counts = MagnitudeCounts(update)
+    caps = np.array([_geometric_mean(optimal[m.start : m.stop]) for m in update.header.group_members])
     best: E | None = None
     correction = 1.0
     for attempt, aim in enumerate(_AIMS, start=1):
@@ -147,7 +144,7 @@ def largest_within(budget: int, fixed: int, update: Update, encode: Callable[[Ma
         if best is None and attempt == len(_AIMS):
             target = budget * _SAFE[0] - _SAFE[1]
         common = counts.scale_for(8 * (target - fixed) / correction, caps)
-        candidate = encode({name: min(scale, common) for name, scale in optimal.items()})
+        candidate = encode([min(scale, common) for scale in optimal])
         size = len(candidate.frame)
         if size <= budget and (best is None or size > len(best.frame)):
             best = candidate
@@ -157,31 +154,36 @@ def largest_within(budget: int, fixed: int, update: Update, encode: Callable[[Ma
     return best
 
 
+def _geometric_mean(scales: list[float]) -> float:
+    return math.exp(math.fsum(map(math.log, scales)) / len(scales)) if len(scales) > 1 else scales[0]
+
+
 class MagnitudeCounts:
     """How many values lie below any magnitude: one pass over the data, then any scale can be judged.
 
     Parameters
     ----------
-    fmt : FloatFormat
-        The format whose levels are counted.
-    groups : list of list of ndarray
-        The tensors of each group that shares a model.
-    whole_bits : bool (default: False)
-        Whether each level takes whole bits, as Huffman's do.
+    update : Update
+        An update whose magnitudes were counted.
     """
 
-    def __init__(self, fmt: FloatFormat, groups: list[list[npt.NDArray[Any]]], whole_bits: bool = False) -> None:
-        counts = np.zeros((len(groups), _BINS + 1), np.int64)
-        for row, tensors in zip(counts, groups, strict=True):
-            for tensor in tensors:
-                flat = tensor.reshape(-1)
-                for start in range(0, flat.size, BLOCK):
-                    block = np.abs(flat[start : start + BLOCK].astype(np.float64))
-                    # Entry k + 1 counts bin k, so that sums up to k are the values below bin k.
-                    row[1:] += np.bincount(block.view(np.int64) >> _BIN_SHIFT, minlength=_BINS)
-        self._edges = fmt.edges
-        self._whole_bits = whole_bits
-        self._below = np.cumsum(counts, axis=1).astype(np.float64)
+    def __init__(self, update: Update) -> None:
+        assert update.magnitudes is not None, "the update was not measured for a budget"
+        header = update.header
+        self._edges = header.format.edges
+        self._whole_bits = header.coder == "huffman"  # each level takes whole bits
+        counts = [dict(_counted_bins(row)) for row in update.magnitudes]
+        for group, members in enumerate(header.group_members):
+            for member in members:
+                for index, count in _wide_bins(update.sources[member].update):
+                    counts[group][index] = counts[group].get(index, 0) + count
+        used = [index for group in counts for index in group if index]
+        self._first = min(used, default=1)
+        table = np.zeros((len(counts), max(used, default=1) - self._first + 2))
+        for row, group_counts in zip(table, counts, strict=True):
+            for index, count in group_counts.items():
+                row[max(index - self._first + 1, 0)] += count  # what is 0 lies before the first bin
+        self._below = np.cumsum(table, axis=1)
 
     def bits(self, scales: npt.NDArray[np.float64]) -> float:
         """Bits of the levels of all groups, each at its scale: what they take, and some bytes a group for its table."""
@@ -208,7 +210,7 @@ class MagnitudeCounts:
         if self.bits(caps) <= bits:
             return math.inf
         low = max(high - 60, _LEAST_SCALE)
-        for _ in range(40):
+        for _ in range(_HALVINGS):
             middle = 0.5 * (low + high)
             if self.bits(np.minimum(caps, 2.0**middle)) > bits:
                 high = middle
@@ -221,6 +223,27 @@ class MagnitudeCounts:
         index = magnitudes.view(np.int64) >> _BIN_SHIFT
         low = (index << _BIN_SHIFT).view(np.float64)
         high = ((index + 1) << _BIN_SHIFT).view(np.float64)
-        left = np.take_along_axis(self._below, index, axis=1)
-        right = np.take_along_axis(self._below, index + 1, axis=1)
+        last = self._below.shape[1] - 1
+        left = np.take_along_axis(self._below, np.clip(index - self._first, 0, last), axis=1)
+        right = np.take_along_axis(self._below, np.clip(index - self._first + 1, 0, last), axis=1)
         return left + (magnitudes - low) / (high - low) * (right - left)
+
+
+def _counted_bins(counts: npt.NDArray[np.uint32]) -> Iterator[tuple[int, int]]:
+    """Bins of float64 in which counted float32 magnitudes lie; bins of subnormal ones are as wide as several."""
+    used = np.flatnonzero(counts)
+    lowest = (used.astype(np.int32) << FLOAT32_BIN_SHIFT).view(np.float32).astype(np.float64)
+    for index, count in zip((lowest.view(np.int64) >> _BIN_SHIFT).tolist(), counts[used].tolist(), strict=True):
+        yield index, count
+
+
+def _wide_bins(tensor: npt.NDArray[Any]) -> Iterator[tuple[int, int]]:
+    """Bins of the magnitudes of a tensor that is not float32; nothing for one that is."""
+    if tensor.dtype == np.float32:
+        return
+    counts = np.zeros(_BINS, np.int64)
+    for start in range(0, tensor.size, BLOCK):
+        block = np.abs(tensor[start : start + BLOCK].astype(np.float64))
+        counts += np.bincount(block.view(np.int64) >> _BIN_SHIFT, minlength=_BINS)
+    for index in np.flatnonzero(counts).tolist():
+        yield index, int(counts[index])

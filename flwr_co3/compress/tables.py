@@ -7,22 +7,37 @@ is cheapest with the symbols it has to code. A mirrored table has equal frequenc
 
 from __future__ import annotations
 
+import bisect
 import math
+import struct
 from collections.abc import Iterable
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from flwr_co3.compress.frequencies import PRECISION, TOTAL, Frequencies, cost_bits, gennorm_weights, normalize
+from flwr_co3 import kernels
+from flwr_co3.compress.frequencies import (
+    PRECISION,
+    TOTAL,
+    Frequencies,
+    cost_of,
+    cost_of_bytes,
+    gennorm_weights,
+    log2_table,
+    normalize,
+)
 from flwr_co3.errors import FrameError
-from flwr_co3.gennorm import SHAPE_RANGE
+from flwr_co3.gennorm import SHAPE_RANGE, log_moment_ratio
+from flwr_co3.moments import Moments
 from flwr_co3.wire import BitReader, Reader, Writer, write_bits
 
 Counts = npt.NDArray[np.int64]
 
 _PRECISIONS = (5, 6, 7, 8, 9, 10, 12)
 _MIRRORED = 0x80
+_AS_FLOAT, _AS_INTEGER = struct.Struct("<d"), struct.Struct("<Q")
 _SMALLEST_CODE, _LARGEST_CODE = 1 << 5, 0xFFDF  # exponent fields 1 and 2046 of float64
 
 
@@ -31,16 +46,16 @@ class Table(NamedTuple):
 
     header: bytes
     frequencies: Frequencies
-    bits: float  # of the coded symbols, without the header
+    cost: int  # of the coded symbols, without the header, in units of 2^-16 bits
 
     @property
-    def size(self) -> float:
-        """Bytes in all."""
-        return len(self.header) + self.bits / 8
+    def size(self) -> int:
+        """Cost in all."""
+        return cost_of_bytes(len(self.header)) + self.cost
 
 
 def cheapest(tables: Iterable[Table]) -> Table:
-    """The table with the fewest bytes, header and symbols together; the first of equals."""
+    """The table with the least cost, header and symbols together; the first of equals."""
     return min(tables, key=lambda table: table.size)
 
 
@@ -58,6 +73,9 @@ def counted(counts: Counts, mirrored: bool = True) -> Table:
     mirrored : bool (default: True)
         Whether symbols come in pairs of equal magnitude, so that a mirrored table may pay.
     """
+    if loops := kernels.compiled():
+        header, frequencies, cost = loops.counted_table(np.ascontiguousarray(counts), mirrored, log2_table())
+        return Table(header, np.frombuffer(frequencies, np.int64), cost)
     candidates = [_counted(counts, precision) for precision in (*_PRECISIONS, PRECISION)]
     if mirrored:
         # A pair shares its frequency, which must be even after scaling to 2^14: one bit less of precision.
@@ -69,9 +87,8 @@ def _counted(counts: Counts, precision: int) -> Table | None:
     if np.count_nonzero(counts) > 1 << precision:
         return None
     values = normalize(counts, 1 << precision)
-    frequencies = values << (PRECISION - precision)
     header = bytes([precision]) + _write_values(values[_centre_out(values.size)], precision)
-    return Table(header, frequencies, cost_bits(counts, frequencies))
+    return _table(header, values << (PRECISION - precision), counts)
 
 
 def _mirrored(counts: Counts, precision: int) -> Table | None:
@@ -79,9 +96,13 @@ def _mirrored(counts: Counts, precision: int) -> Table | None:
     if np.count_nonzero(pairs) > 1 << precision:
         return None
     values = normalize(pairs, 1 << precision)
-    frequencies = _unfold(values, counts.size, precision)
     header = bytes([precision | _MIRRORED]) + _write_values(values, precision)
-    return Table(header, frequencies, cost_bits(counts, frequencies))
+    return _table(header, _unfold(values, counts.size, precision), counts)
+
+
+def _table(header: bytes, frequencies: Frequencies, counts: Counts) -> Table | None:
+    cost = cost_of(counts, frequencies)
+    return None if cost is None else Table(header, frequencies, cost)
 
 
 def read_counted(reader: Reader, alphabet: int) -> Frequencies:
@@ -147,7 +168,35 @@ def _unfold(values: Counts, size: int, precision: int) -> Frequencies:
 # -- fitted -----------------------------------------------------------------------------------------------------------
 
 
-def fitted(counts: Counts, edges: npt.NDArray[np.float64], shape: float, width: float) -> Table:
+class Fit(NamedTuple):
+    """A fit as it is sent."""
+
+    shape: int  # one byte, of `encode_shape`
+    width: int  # two bytes, of `encode_positive`; in units of the levels
+
+    @classmethod
+    def of(cls, shape: float, width: float) -> Fit:
+        """Round a fit to what is sent."""
+        return cls(encode_shape(shape), encode_positive(width))
+
+    @classmethod
+    def from_moments(cls, moments: Moments, scale: float = 1.0) -> Fit:
+        """Fit values that were multiplied by `scale`, by moments; they must not be all 0."""
+        code = _shape_code(moments.mean_square / moments.mean_abs**2)
+        return cls(code, encode_positive(moments.mean_abs * unit_width(code) * moments.peak * scale))
+
+    @property
+    def values(self) -> tuple[float, float]:
+        """Shape and width, as they are received."""
+        return decode_shape(self.shape), decode_positive(self.width)
+
+    @property
+    def header(self) -> bytes:
+        """The bytes that are sent."""
+        return bytes([self.shape, self.width & 0xFF, self.width >> 8])
+
+
+def fitted(counts: Counts, edges: npt.NDArray[np.float64], fit: Fit) -> Table:
     """Table of the levels of generalised normal values.
 
     Parameters
@@ -156,60 +205,85 @@ def fitted(counts: Counts, edges: npt.NDArray[np.float64], shape: float, width: 
         How often each level occurs.
     edges : ndarray of float64, shape (m,)
         Where the cells of the magnitudes meet.
-    shape, width : float
-        The fit, the width in units of `edges`.
+    fit : Fit
+        The fit of all values.
     """
-    header, weights = _fit_header(edges, shape, width)
-    frequencies = normalize(weights)
-    return Table(bytes(header), frequencies, cost_bits(counts, frequencies))
+    frequencies = _fitted_frequencies(fit, edges, 0)
+    return Table(fit.header, frequencies, _finite_cost(counts, frequencies))
 
 
-def fitted_zero_share(counts: Counts, edges: npt.NDArray[np.float64], shape: float, width: float) -> Table:
+def fitted_zero_share(counts: Counts, edges: npt.NDArray[np.float64], fit: Fit) -> Table:
     """`fitted`, with the share of level 0 sent besides.
 
-    Two bytes that pay where dead units leave more zeros than the fit expects. `shape` and `width` are the fit of the
-    values that are not 0; level 0 and at least one other occur.
+    Two bytes that pay where dead units leave more zeros than the fit expects. `fit` is that of the values that are not
+    0; level 0 and at least one other occur.
     """
-    header, weights = _fit_header(edges, shape, width)
-    middle = edges.size
-    share = round(TOTAL * int(counts[middle]) / int(counts.sum()))
-    share = min(max(share, 1), TOTAL - 2 * middle)
-    header.u16(share)
-    frequencies = _with_zero_share(weights, share)
-    return Table(bytes(header), frequencies, cost_bits(counts, frequencies))
+    share = zero_share(counts)
+    frequencies = _fitted_frequencies(fit, edges, share)
+    return Table(fit.header + share.to_bytes(2, "little"), frequencies, _finite_cost(counts, frequencies))
 
 
-def _fit_header(edges: npt.NDArray[np.float64], shape: float, width: float) -> tuple[Writer, Counts]:
-    header = Writer([encode_shape(shape)])
-    header.u16(encode_positive(width))
-    return header, gennorm_weights(decode_shape(header[0]), decode_positive(encode_positive(width)), edges)
+def zero_share(counts: Counts) -> int:
+    """Frequency of level 0, the middle one, which leaves room for all others."""
+    middle, total = counts.size // 2, int(counts.sum())
+    share = (2 * TOTAL * int(counts[middle]) + total) // (2 * total)
+    return min(max(share, 1), TOTAL - 2 * middle)
+
+
+def _finite_cost(counts: Counts, frequencies: Frequencies) -> int:
+    cost = cost_of(counts, frequencies)
+    assert cost is not None, "a fitted table gives every level a frequency"
+    return cost
+
+
+def _fitted_frequencies(fit: Fit, edges: npt.NDArray[np.float64], share: int) -> Frequencies:
+    """Frequencies of a fitted table; with a share, level 0 has that."""
+    if loops := kernels.compiled():
+        return np.frombuffer(loops.fitted_frequencies(*fit.values, edges, share), np.int64)
+    weights = gennorm_weights(*fit.values, edges)
+    if not share:
+        return normalize(weights)
+    middle = weights.size // 2
+    weights[middle] = 0
+    frequencies = normalize(weights, TOTAL - share)
+    frequencies[middle] = share
+    return frequencies
 
 
 def read_fitted(reader: Reader, edges: npt.NDArray[np.float64], zero_share: bool) -> Frequencies:
     """Rebuild a fitted table."""
-    shape_code, width_code = reader.u8(), reader.u16()
-    weights = gennorm_weights(decode_shape(shape_code), decode_positive(width_code), edges)
-    if not zero_share:
-        return normalize(weights)
-    share = reader.u16()
-    if not 1 <= share <= TOTAL - 2 * edges.size:
+    fit = Fit(reader.u8(), reader.u16())
+    fit.values  # noqa: B018 (refuses what is no width)
+    share = reader.u16() if zero_share else 0
+    if zero_share and not 1 <= share <= TOTAL - 2 * edges.size:
         raise FrameError(f"A fitted table gives level 0 a frequency of {share} in {TOTAL}.")
-    return _with_zero_share(weights, share)
-
-
-def _with_zero_share(weights: Counts, share: int) -> Frequencies:
-    middle = weights.size // 2
-    others = weights.copy()
-    others[middle] = 0
-    frequencies = normalize(others, TOTAL - share)
-    frequencies[middle] = share
-    return frequencies
+    return _fitted_frequencies(fit, edges, share)
 
 
 def encode_shape(shape: float) -> int:
     """Shape as one byte: ``shape = ((code + 1) / 128)^2``, steps of 3.5 % at .2 and .8 % at 4."""
     low, high = (math.ceil(128 * math.sqrt(bound)) - 1 for bound in SHAPE_RANGE)
     return min(max(round(128 * math.sqrt(shape)) - 1, low), high)
+
+
+def _shape_code(ratio: float) -> int:
+    """Code of the shape at which ``E x^2 / (E|x|)^2`` is this ratio."""
+    lowest, bounds = _shape_bounds()
+    return lowest + bisect.bisect(bounds, -math.log(max(ratio, 1.0)))
+
+
+@cache
+def _shape_bounds() -> tuple[int, list[float]]:
+    """The least code, and where each code ends: minus the logarithm of the ratio, which falls with the shape."""
+    codes = range(encode_shape(SHAPE_RANGE[0]), encode_shape(SHAPE_RANGE[1]))
+    return codes.start, [-log_moment_ratio(((code + 1.5) / 128) ** 2) for code in codes]
+
+
+@cache
+def unit_width(shape_code: int) -> float:
+    """Width over mean magnitude: ``Gamma(1/b) / Gamma(2/b)`` at shape b."""
+    shape = decode_shape(shape_code)
+    return math.exp(math.lgamma(1 / shape) - math.lgamma(2 / shape))
 
 
 def decode_shape(code: int) -> float:
@@ -222,7 +296,7 @@ def encode_positive(value: float) -> int:
 
     Numbers beyond the ends of the range become its ends, 2^-1022 and 1.97 * 2^1023.
     """
-    bits = int(np.float64(value).view(np.uint64))
+    (bits,) = _AS_INTEGER.unpack(_AS_FLOAT.pack(value))
     return min(max((bits + (1 << 46)) >> 47, _SMALLEST_CODE), _LARGEST_CODE)
 
 
@@ -230,4 +304,5 @@ def decode_positive(code: int) -> float:
     """Number of a 16-bit code; exact, so the same everywhere."""
     if not _SMALLEST_CODE <= code <= _LARGEST_CODE:
         raise FrameError(f"The 16-bit number {code:#06x} is no scale or width: it must be normal and finite.")
-    return float(np.uint64(code << 47).view(np.float64))
+    (value,) = _AS_FLOAT.unpack(_AS_INTEGER.pack(code << 47))
+    return float(value)

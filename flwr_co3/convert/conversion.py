@@ -1,31 +1,192 @@
-"""One tensor's way to levels."""
+"""An update's way to levels: what is to be sent is rounded, counted, and what that lost is kept, in one pass."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from flwr_co3 import kernels
 from flwr_co3.convert.float_format import FloatFormat
-from flwr_co3.gennorm import BLOCK
+from flwr_co3.moments import BLOCK, Source, segments
+
+Array = npt.NDArray[Any]
+Float32s = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
+
+# Scales with which a float32 update is rounded in float32; beyond, the products may leave its range.
+_NARROW_SCALES = 2.0**-60, 2.0**60
 
 
 class Converted(NamedTuple):
-    """A tensor as levels."""
+    """Tensors as levels, one after the other."""
 
-    symbols: npt.NDArray[np.uint8]  # shape of the tensor
-    counts: npt.NDArray[np.int64]  # of each symbol
-    scale: float
+    symbols: npt.NDArray[np.uint8]  # shape (entries of all,)
+    starts: Integers  # where each tensor's symbols begin
+    counts: Integers  # of each symbol in each tensor, shape (tensors, levels)
+    squares: list[float]  # squared error of each tensor, in its unit's square
 
 
 def convert(
-    fmt: FloatFormat, tensor: npt.NDArray[Any], scale: float, rng: np.random.Generator | None = None
+    fmt: FloatFormat,
+    sources: Sequence[Source],
+    decay: float,
+    scales: Sequence[float],
+    *,
+    rng: np.random.Generator | None = None,
+    kept: Sequence[Float32s | None] | None = None,
+    units: Sequence[float] | None = None,
 ) -> Converted:
-    """Round a tensor to the levels of a format of at most 255, and count them; see `FloatFormat.quantize`."""
-    symbols = fmt.quantize(tensor, scale, rng).astype(np.uint8, copy=False)
-    counts = np.zeros(2 * fmt.zero + 1, np.int64)
-    flat = symbols.reshape(-1)
-    for start in range(0, flat.size, BLOCK):  # bincount takes a temporary of 8 bytes an entry
-        counts += np.bincount(flat[start : start + BLOCK], minlength=counts.size)
-    return Converted(symbols, counts, scale)
+    """Round tensors, with their memories, to the levels of a format of at most 255; see `FloatFormat.quantize`.
+
+    Parameters
+    ----------
+    fmt : FloatFormat
+        The format.
+    sources : sequence of Source
+        What is to be sent; finite.
+    decay : float
+        What memories are multiplied by.
+    scales : sequence of float
+        What each tensor is multiplied by before rounding.
+    rng : numpy.random.Generator, optional
+        With it, rounding is stochastic.
+    kept : sequence of ndarray, optional
+        Where the new memory of each tensor goes, which is what was to be sent less what will be decoded; this may be
+        the place of the old one. Only for float32 tensors.
+    units : sequence of float, optional
+        Units of the squared errors, by default 1; others keep the squares of extreme float64 values in range.
+    """
+    sizes = [source.update.size for source in sources]
+    starts = np.cumsum([0, *sizes], dtype=np.int64)
+    symbols = np.empty(int(starts[-1]), np.uint8)
+    converted = Converted(symbols, starts[:-1], np.zeros((len(sizes), 2 * fmt.zero + 1), np.int64), [0.0] * len(sizes))
+    fast = []
+    for t, (source, scale) in enumerate(zip(sources, scales, strict=True)):
+        if kernels.compiled() and source.update.dtype == np.float32 and _NARROW_SCALES[0] < scale < _NARROW_SCALES[1]:
+            fast.append(t)
+            if rng is not None:  # random numbers are drawn tensor by tensor
+                _convert_compiled(fmt, sources, decay, scales, rng, kept, units, converted, [t])
+        else:
+            out = None if kept is None else kept[t]
+            _convert_in_numpy(fmt, source, decay, scale, rng, out, units[t] if units else 1.0, converted, t)
+    if fast and rng is None:
+        _convert_compiled(fmt, sources, decay, scales, rng, kept, units, converted, fast)
+    return converted
+
+
+def magnitude_values(fmt: FloatFormat, scale: float, dtype: str) -> npt.NDArray[np.float64]:
+    """What each magnitude decodes to in a tensor of a type, as far as that type goes."""
+    limit = (2 - 2**-7) * 2.0**127 if dtype == "bfloat16" else float(np.finfo(dtype).max)
+    with np.errstate(over="ignore"):
+        values: npt.NDArray[np.float64] = np.minimum(fmt.magnitudes / np.float64(scale), limit)
+    return values
+
+
+def _convert_in_numpy(
+    fmt: FloatFormat,
+    source: Source,
+    decay: float,
+    scale: float,
+    rng: np.random.Generator | None,
+    kept: Float32s | None,
+    unit: float,
+    out: Converted,
+    t: int,
+) -> None:
+    values = magnitude_values(fmt, scale, source.update.dtype.name).astype(source.update.dtype)
+    values = np.concatenate([-values[:0:-1], values])
+    start = int(out.starts[t])
+    for first in range(0, source.update.size, BLOCK):
+        block = source.block(decay, first, first + BLOCK)
+        symbols = out.symbols[start + first : start + first + block.size]
+        symbols[:] = fmt.quantize(block, scale, rng)
+        out.counts[t] += np.bincount(symbols, minlength=out.counts.shape[1])
+        left = np.subtract(block, values[symbols], dtype=np.promote_types(block.dtype, np.float32))
+        if kept is not None:
+            kept[first : first + block.size] = left
+        out.squares[t] += float(np.square(left.astype(np.float64) / unit).sum())
+
+
+def _convert_compiled(
+    fmt: FloatFormat,
+    sources: Sequence[Source],
+    decay: float,
+    scales: Sequence[float],
+    rng: np.random.Generator | None,
+    kept: Sequence[Float32s | None] | None,
+    units: Sequence[float] | None,
+    out: Converted,
+    which: list[int],
+) -> None:
+    loops = kernels.compiled()
+    updates, errors = _by_tensor(sources, which)
+    runs = segments([source.update.size for source in sources], which)
+    counts = np.zeros((len(runs), out.counts.shape[1]), np.uint32)
+    squares = np.zeros(len(runs))
+    factors = np.array([np.float32(scale) if t in set(which) else 1 for t, scale in enumerate(scales)], np.float32)
+    values = np.zeros((len(sources), fmt.zero + 1), np.float32)
+    for t in which:
+        values[t] = magnitude_values(fmt, scales[t], "float32")
+    layout = (fmt.mantissa, fmt.bias, fmt.zero)
+    new = None if kept is None else list(kept)
+
+    def work(part: range, nudge: npt.NDArray[np.int32] | None = None) -> None:
+        run = slice(part.start, part.stop)
+        loops.convert(
+            *(updates, errors, decay, runs[run], factors, values, layout, nudge),
+            *(out.symbols, out.starts, new, counts[run], squares[run]),
+        )
+
+    if rng is None:
+        kernels.each(work, kernels.shares(len(runs), int(np.sum(runs[:, 2] - runs[:, 1]))))
+    else:
+        for k, (_, start, stop) in enumerate(runs.tolist()):
+            draws = [fmt.draws(rng, min(BLOCK, stop - first)) for first in range(start, stop, BLOCK)]
+            work(range(k, k + 1), np.concatenate(draws))
+    np.add.at(out.counts, runs[:, 0], counts)
+    for t, square in zip(runs[:, 0].tolist(), squares.tolist(), strict=True):
+        unit = units[t] if units else 1.0
+        out.squares[t] += square / unit / unit
+
+
+def keep(
+    fmt: FloatFormat,
+    sources: Sequence[Source],
+    decay: float,
+    scales: Sequence[float],
+    converted: Converted,
+    kept: Sequence[Float32s],
+) -> None:
+    """Write the new memory of each tensor, which is float32, after it has been converted without that."""
+    values = np.zeros((len(sources), 256), np.float32)
+    for row, scale in zip(values, scales, strict=True):
+        magnitudes = magnitude_values(fmt, scale, "float32")
+        row[: 2 * fmt.zero + 1] = np.concatenate([-magnitudes[:0:-1], magnitudes])
+    loops = kernels.compiled()
+    if loops is None:
+        for source, row, start, new in zip(sources, values, converted.starts.tolist(), kept, strict=True):
+            for first in range(0, source.update.size, BLOCK):
+                block = source.block(decay, first, first + BLOCK)
+                symbols = converted.symbols[start + first : start + first + block.size]
+                new[first : first + block.size] = block - row[symbols]
+        return
+    updates, errors = _by_tensor(sources, range(len(sources)))
+    runs = segments([source.update.size for source in sources], range(len(sources)))
+    mostly_zero = int(converted.counts[:, fmt.zero].sum()) > 0.8 * converted.symbols.size
+    zero, new_list = fmt.zero if mostly_zero else -1, list(kept)
+
+    def work(part: range) -> None:
+        run = runs[part.start : part.stop]
+        loops.keep(updates, errors, decay, run, values, converted.symbols, converted.starts, zero, new_list)
+
+    kernels.each(work, kernels.shares(len(runs), converted.symbols.size))
+
+
+def _by_tensor(sources: Sequence[Source], which: Sequence[int]) -> tuple[list[Array | None], list[Array | None]]:
+    """Updates and errors for compiled loops, which must not see other types."""
+    wanted = set(which)
+    updates = [source.update if t in wanted else None for t, source in enumerate(sources)]
+    return updates, [source.error if t in wanted else None for t, source in enumerate(sources)]
