@@ -1,0 +1,64 @@
+"""Checks that the loops which a process runs are instrumented: as a plugin of pytest, in each of its processes.
+
+Run by itself, it replays the inputs of ``tests/fuzz/loops.zip``.
+"""
+
+import ctypes
+import os
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from flwr_co3 import kernels
+
+SCRATCH = Path(os.environ["FLWR_CO3_SANITIZED"])
+
+
+def check_module() -> None:
+    """Exit unless the loops in use are those built in the scratch folder."""
+    loops = kernels.compiled()
+    if loops is None:
+        sys.exit("numpy serves, not the compiled loops.")
+    if not Path(loops.__file__).is_relative_to(SCRATCH):
+        sys.exit(f"The loops were loaded from {loops.__file__}, not from {SCRATCH}.")
+
+
+def check_sanitizer() -> None:
+    """Exit unless a read where none is allowed ends the process."""
+    packed, values, out = np.zeros(64, np.uint8), np.zeros(3, np.float32), np.zeros(64, np.float32)
+    child = os.fork()
+    if not child:
+        silence = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silence, 2)
+        poison = ctypes.CDLL(None).__asan_poison_memory_region
+        poison(ctypes.c_void_p(packed.ctypes.data), ctypes.c_size_t(packed.size))
+        kernels.compiled().dequantize(packed, 1, 0, values, out, False)
+        os._exit(0)
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 1:
+        sys.exit("The loops read memory that the address sanitizer forbids, and it says nothing.")
+
+
+def pytest_configure() -> None:
+    """Check before any test."""
+    check_module()
+    check_sanitizer()
+
+
+def replay() -> None:
+    """Run the inputs that fuzzing kept."""
+    import loops
+
+    count = 0
+    with zipfile.ZipFile(SCRATCH / "tests" / "fuzz" / "loops.zip") as corpus:
+        for name in corpus.namelist():
+            loops.replay(corpus.read(name))
+            count += 1
+    print(f"{count} inputs of the loops replayed.")
+
+
+if __name__ == "__main__":
+    check_module()
+    check_sanitizer()
+    replay()
