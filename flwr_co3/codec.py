@@ -263,9 +263,7 @@ class Codec:
         """Encode at a scale for each tensor that is converted."""
         header = update.header
         units = [moments.peak or 1.0 for moments in update.moments]
-        converted = convert(
-            *(self._format, update.sources, update.decay, scales), rng=self._rng, kept=kept, units=units
-        )
+        converted = convert(self._format, update.sources, update.decay, scales, units, rng=self._rng, kept=kept)
         plans, symbol_bytes = [], []
         for members in header.group_members:
             group = _group(members, converted, scales, update)

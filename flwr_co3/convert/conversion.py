@@ -16,8 +16,8 @@ Array = npt.NDArray[Any]
 Float32s = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 
-# Scales with which a float32 update is rounded in float32; beyond, the products may leave its range.
-_NARROW_SCALES = 2.0**-60, 2.0**60
+# Scales and units with which float32 is enough; beyond, products may leave its range.
+_NARROW = 2.0**-60, 2.0**60
 
 
 class Converted(NamedTuple):
@@ -34,10 +34,10 @@ def convert(
     sources: Sequence[Source],
     decay: float,
     scales: Sequence[float],
+    units: Sequence[float],
     *,
     rng: np.random.Generator | None = None,
     kept: Sequence[Float32s | None] | None = None,
-    units: Sequence[float] | None = None,
 ) -> Converted:
     """Round tensors, with their memories, to the levels of a format of at most 255; see `FloatFormat.quantize`.
 
@@ -51,13 +51,13 @@ def convert(
         What memories are multiplied by.
     scales : sequence of float
         What each tensor is multiplied by before rounding.
+    units : sequence of float
+        Units of the errors that are squared, such as the tensors' peaks: they keep the squares in range.
     rng : numpy.random.Generator, optional
         With it, rounding is stochastic.
     kept : sequence of ndarray, optional
         Where the new memory of each tensor goes, which is what was to be sent less what will be decoded; this may be
         the place of the old one. Only for float32 tensors.
-    units : sequence of float, optional
-        Units of the squared errors, by default 1; others keep the squares of extreme float64 values in range.
     """
     sizes = [source.update.size for source in sources]
     starts = np.cumsum([0, *sizes], dtype=np.int64)
@@ -65,15 +65,17 @@ def convert(
     converted = Converted(symbols, starts[:-1], np.zeros((len(sizes), 2 * fmt.zero + 1), np.int64), [0.0] * len(sizes))
     fast = []
     for t, (source, scale) in enumerate(zip(sources, scales, strict=True)):
-        if kernels.compiled() and source.update.dtype == np.float32 and _NARROW_SCALES[0] < scale < _NARROW_SCALES[1]:
+        unit = units[t]
+        narrow = source.update.dtype == np.float32 and _NARROW[0] < min(scale, unit) <= max(scale, unit) < _NARROW[1]
+        if kernels.compiled() and narrow:
             fast.append(t)
             if rng is not None:  # random numbers are drawn tensor by tensor
-                _convert_compiled(fmt, sources, decay, scales, rng, kept, units, converted, [t])
+                _convert_compiled(fmt, sources, decay, scales, units, rng, kept, converted, [t])
         else:
             out = None if kept is None else kept[t]
-            _convert_in_numpy(fmt, source, decay, scale, rng, out, units[t] if units else 1.0, converted, t)
+            _convert_in_numpy(fmt, source, decay, scale, rng, out, unit, converted, t)
     if fast and rng is None:
-        _convert_compiled(fmt, sources, decay, scales, rng, kept, units, converted, fast)
+        _convert_compiled(fmt, sources, decay, scales, units, rng, kept, converted, fast)
     return converted
 
 
@@ -115,9 +117,9 @@ def _convert_compiled(
     sources: Sequence[Source],
     decay: float,
     scales: Sequence[float],
+    units: Sequence[float],
     rng: np.random.Generator | None,
     kept: Sequence[Float32s | None] | None,
-    units: Sequence[float] | None,
     out: Converted,
     which: list[int],
 ) -> None:
@@ -126,7 +128,9 @@ def _convert_compiled(
     runs = segments([source.update.size for source in sources], which)
     counts = np.zeros((len(runs), out.counts.shape[1]), np.uint32)
     squares = np.zeros(len(runs))
-    factors = np.array([np.float32(scale) if t in set(which) else 1 for t, scale in enumerate(scales)], np.float32)
+    factors, inverse_units = (np.ones(len(sources), np.float32) for _ in range(2))
+    factors[which] = np.array(scales)[which]
+    inverse_units[which] = 1 / np.array(units)[which]
     values = np.zeros((len(sources), fmt.zero + 1), np.float32)
     for t in which:
         values[t] = magnitude_values(fmt, scales[t], "float32")
@@ -136,7 +140,7 @@ def _convert_compiled(
     def work(part: range, nudge: npt.NDArray[np.int32] | None = None) -> None:
         run = slice(part.start, part.stop)
         loops.convert(
-            *(updates, errors, decay, runs[run], factors, values, layout, nudge),
+            *(updates, errors, decay, runs[run], factors, inverse_units, values, layout, nudge),
             *(out.symbols, out.starts, new, counts[run], squares[run]),
         )
 
@@ -148,8 +152,7 @@ def _convert_compiled(
             work(range(k, k + 1), np.concatenate(draws))
     np.add.at(out.counts, runs[:, 0], counts)
     for t, square in zip(runs[:, 0].tolist(), squares.tolist(), strict=True):
-        unit = units[t] if units else 1.0
-        out.squares[t] += square / unit / unit
+        out.squares[t] += square
 
 
 def keep(

@@ -4,23 +4,27 @@ import numpy as np
 import pytest
 
 from flwr_co3.compress import Plan, read_stream, write_stream
-from flwr_co3.compress.frequencies import TOTAL, Sequence, normalize
+from flwr_co3.compress.frequencies import TOTAL, cost_of, normalize
 from flwr_co3.compress.group import DenseModel
+from flwr_co3.compress.packing import Sequence
 from flwr_co3.errors import FrameError
 from flwr_co3.wire import Writer
+
+pytestmark = pytest.mark.usefixtures("engine")
 
 
 def plan_of(size: int, frequencies: list[int], seed: int = 0) -> Plan:
     table = normalize(np.array(frequencies))
     symbols = np.random.default_rng(seed).choice(table.size, size=size, p=table / TOTAL).astype(np.uint8)
-    bits = -float(np.sum(np.log2(table[symbols] / TOTAL)))
-    return Plan(b"", [Sequence(symbols, table)], b"", bits)
+    cost = cost_of(np.bincount(symbols, minlength=table.size), table)
+    assert cost is not None
+    return Plan(b"", [Sequence(symbols, table)], b"", cost)
 
 
 def model_of(plan: Plan) -> DenseModel:
-    ((symbols, table),) = plan.sequences
-    reach = table.size // 2
-    return DenseModel(symbols.size, reach, reach, 1, (symbols.size,), (table,))
+    (sequence,) = plan.sequences
+    reach = sequence.frequencies.size // 2
+    return DenseModel(sequence.length, reach, reach, 1, (sequence.length,), (sequence.frequencies,))
 
 
 @pytest.mark.parametrize("coder", ["rans", "huffman"])
@@ -30,8 +34,8 @@ def test_streams_of_all_sizes(coder: str, sizes: list[int], frequencies: list[in
     plans = [plan_of(size, frequencies, seed) for seed, size in enumerate(sizes)]
     section = write_stream(plans, coder)
     decoded = read_stream(memoryview(section), [model_of(p) for p in plans], coder)
-    for symbols, p in zip(decoded, plans, strict=True):
-        np.testing.assert_array_equal(symbols, p.sequences[0].symbols)
+    for levels, p in zip(decoded, plans, strict=True):
+        np.testing.assert_array_equal(levels.symbols(), p.sequences[0].symbols)
 
 
 def test_lanes_grow_with_the_stream() -> None:
@@ -48,7 +52,7 @@ def test_what_is_certain_is_not_coded(coder: str) -> None:
     section = write_stream(plans, coder)
     assert section == write_stream([plans[1]], coder)
     decoded = read_stream(memoryview(section), [model_of(p) for p in plans], coder)
-    assert [set(symbols.tolist()) for symbols in decoded[::2]] == [{1}, {2}]
+    assert [set(levels.symbols().tolist()) for levels in decoded[::2]] == [{1}, {2}]
 
 
 def test_symbols_all_but_certain_still_decode_in_chunks() -> None:
@@ -56,8 +60,8 @@ def test_symbols_all_but_certain_still_decode_in_chunks() -> None:
     plan = plan_of(3_000_000, [0, 10**9, 1])
     section = write_stream([plan], "rans")
     assert len(section) < 600
-    (symbols,) = read_stream(memoryview(section), [model_of(plan)], "rans")
-    np.testing.assert_array_equal(symbols, plan.sequences[0].symbols)
+    (levels,) = read_stream(memoryview(section), [model_of(plan)], "rans")
+    np.testing.assert_array_equal(levels.symbols(), plan.sequences[0].symbols)
 
 
 def section(*fields: int, raw: bytes = b"") -> memoryview:
