@@ -1514,15 +1514,44 @@ static PyObject *py_huffman_decode(PyObject *self, PyObject *args) {
 
 /* -- sparse groups ------------------------------------------------------------------------------------------------ */
 
-INLINE int64_t next_nonzero(const uint8_t *symbols, int64_t i, int64_t n, uint8_t zero) {
+/* Which of 64 symbols are not `zero`, bit by bit. */
+static uint64_t nonzero_plain(const uint8_t *symbols, uint8_t zero) {
     const uint64_t zeros = zero * 0x0101010101010101u;
-    for (; i + 32 <= n; i += 32) {
-        uint64_t w[4];
-        memcpy(w, symbols + i, 32);
-        if (((w[0] ^ zeros) | (w[1] ^ zeros) | (w[2] ^ zeros) | (w[3] ^ zeros)) != 0) break;
-    }
-    while (i < n && symbols[i] == zero) i++;
-    return i;
+    uint64_t words[8], any = 0, mask = 0;
+    memcpy(words, symbols, 64);
+    for (int k = 0; k < 8; k++) any |= words[k] ^ zeros;
+    if (any)
+        for (int k = 0; k < 64; k++) mask |= (uint64_t)(symbols[k] != zero) << k;
+    return mask;
+}
+
+#ifdef HAVE_AVX2
+AVX2 static uint64_t nonzero_avx2(const uint8_t *symbols, uint8_t zero) {
+    const __m256i zeros = _mm256_set1_epi8((char)zero);
+    __m256i low = _mm256_cmpeq_epi8(_mm256_loadu_si256((const __m256i *)symbols), zeros);
+    __m256i high = _mm256_cmpeq_epi8(_mm256_loadu_si256((const __m256i *)(symbols + 32)), zeros);
+    return ~((uint64_t)(uint32_t)_mm256_movemask_epi8(high) << 32 | (uint32_t)_mm256_movemask_epi8(low));
+}
+#else
+#define nonzero_avx2 nonzero_plain
+#endif
+
+typedef struct {
+    uint8_t *tokens, *low, *levels;
+    int64_t plane, used, found, before; /* bytes of a bit plane; tokens; levels; the last one's position */
+    int zero, reach, shift;
+} Gaps;
+
+INLINE void add_level(Gaps *g, int64_t position, uint8_t symbol) {
+    int64_t gap = position - g->before - 1, coarse = gap >> g->shift;
+    for (; coarse >= ESCAPE; coarse -= ESCAPE) g->tokens[g->used++] = ESCAPE;
+    g->tokens[g->used++] = (uint8_t)coarse;
+    int level = symbol - g->zero;
+    g->levels[g->found] = (uint8_t)(level + g->reach - (level > 0));
+    for (int bit = 0; bit < g->shift; bit++)
+        g->low[bit * g->plane + (g->found >> 3)] |= (uint8_t)((gap >> bit & 1) << (7 - (g->found & 7)));
+    g->found++;
+    g->before = position;
 }
 
 PyDoc_STRVAR(gaps_doc, "gaps(symbols, zero, reach, levels, shift) -> (tokens, low, levels)\n\n"
@@ -1536,33 +1565,43 @@ static PyObject *py_gaps(PyObject *self, PyObject *args) {
     (void)self;
     if (!PyArg_ParseTuple(args, "y*iiLi", &buffer, &zero, &reach, &levels, &shift)) return NULL;
     const uint8_t *symbols = buffer.buf;
-    int64_t n = buffer.len, plane = (levels + 7) / 8, found = 0, used = 0, room;
+    int64_t n = buffer.len, plane = (levels + 7) / 8, room;
     int ok = levels >= 0 && levels <= n && shift >= 0 && shift <= 40;
     room = ok ? levels + (n >> shift) / ESCAPE + 1 : 0;
-    uint8_t *tokens = ok ? malloc((size_t)room) : NULL, *values = ok ? malloc((size_t)levels + 1) : NULL;
-    uint8_t *low = ok ? calloc((size_t)(plane * shift + 1), 1) : NULL;
+    Gaps g = {NULL, NULL, NULL, plane, 0, 0, -1, zero, reach, shift};
     if (!ok) too_short("list of symbols");
-    else if (!tokens || !values || !low) PyErr_NoMemory(), ok = 0;
-    if (ok) {
-        Py_BEGIN_ALLOW_THREADS
-        int64_t before = -1;
-        for (int64_t i = 0; (i = next_nonzero(symbols, i, n, (uint8_t)zero)) < n; before = i++, found++) {
-            if (found == levels) { found++; break; }
-            int64_t gap = i - before - 1, coarse = gap >> shift;
-            for (; coarse >= ESCAPE; coarse -= ESCAPE) tokens[used++] = ESCAPE;
-            tokens[used++] = (uint8_t)coarse;
-            int level = symbols[i] - zero;
-            values[found] = (uint8_t)(level + reach - (level > 0));
-            for (int bit = 0; bit < shift; bit++)
-                low[bit * plane + (found >> 3)] |= (uint8_t)((gap >> bit & 1) << (7 - (found & 7)));
-        }
-        Py_END_ALLOW_THREADS
-        if (found != levels) too_short("count of levels");
-        else result = Py_BuildValue("(NNN)", bytes_of(tokens, used), bytes_of(low, plane * shift), bytes_of(values, levels));
+    else {
+        g.tokens = malloc((size_t)room);
+        g.levels = malloc((size_t)levels + 1);
+        g.low = calloc((size_t)(plane * shift + 1), 1);
+        if (!g.tokens || !g.levels || !g.low) PyErr_NoMemory(), ok = 0;
     }
-    free(tokens);
-    free(values);
-    free(low);
+    if (ok) {
+        int too_many = 0;
+        Py_BEGIN_ALLOW_THREADS
+        int64_t i = 0;
+        for (; i + 64 <= n && !too_many; i += 64) {
+            uint64_t mask = wide ? nonzero_avx2(symbols + i, (uint8_t)zero) : nonzero_plain(symbols + i, (uint8_t)zero);
+            for (; mask && !too_many; mask &= mask - 1) {
+                int64_t at = i + __builtin_ctzll(mask);
+                if (g.found < levels) add_level(&g, at, symbols[at]);
+                else too_many = 1;
+            }
+        }
+        for (; i < n && !too_many; i++)
+            if (symbols[i] != zero) {
+                if (g.found < levels) add_level(&g, i, symbols[i]);
+                else too_many = 1;
+            }
+        Py_END_ALLOW_THREADS
+        if (too_many || g.found != levels) too_short("count of levels");
+        else
+            result = Py_BuildValue("(NNN)", bytes_of(g.tokens, g.used), bytes_of(g.low, plane * shift),
+                                   bytes_of(g.levels, levels));
+    }
+    free(g.tokens);
+    free(g.low);
+    free(g.levels);
     PyBuffer_Release(&buffer);
     return result;
 }

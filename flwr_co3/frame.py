@@ -172,7 +172,7 @@ def write_frame(
         flags |= _EXACT_DEFLATED
         raw = smaller
     body.block(raw)
-    parts = [MAGIC + bytes([VERSION, flags]), body, write_stream(plans, header.coder)]
+    parts = [MAGIC + bytes([VERSION, flags]), body, *write_stream(plans, header.coder)]
     checksum = 0
     for part in parts:
         checksum = zlib.crc32(part, checksum)
