@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flwr_co3.compress import CODERS, Fit, Group, Plan, plan, read_model, read_stream, write_stream
+from flwr_co3.compress import CODERS, Fit, Group, Plan, plan, read_model, read_stream
 from flwr_co3.compress.frequencies import cost_of_bytes
 from flwr_co3.compress.group import COUNTED, FITTED, FITTED_ZERO_SHARE, LISTED, SPARSE, ZERO
 from flwr_co3.convert import FloatFormat
 from flwr_co3.errors import FrameError
 from flwr_co3.gennorm import GenNorm
 from flwr_co3.wire import Reader, write_bits
-from tests.samples import gennorm
+from tests.samples import gennorm, section_of
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -35,7 +35,7 @@ def round_trip(groups: list[Group], coder: str, fmt: FloatFormat = FP4) -> tuple
     """Kinds that were chosen, and bytes in all."""
     packed = coder == "rans"
     plans = [plan(g, fmt.edges, packed) for g in groups]
-    section = write_stream(plans, coder)
+    section = section_of(plans, coder)
     models = []
     for g, p in zip(groups, plans, strict=True):
         reader = Reader(p.header, "models")
@@ -130,7 +130,7 @@ def test_the_plan_knows_its_size(size: int, levels: int, seed: int) -> None:
     values = np.random.default_rng(seed).choice(FP4.levels[5 - levels : 6 + levels], size=size)
     g = group(values)
     p = plan(g, FP4.edges, True)
-    actual = len(p.header) + len(write_stream([p], "rans"))
+    actual = len(p.header) + len(section_of([p], "rans"))
     assert actual <= p.size / cost_of_bytes(1) * 1.01 + 16
 
 

@@ -20,7 +20,7 @@ def generator(seed: int | None) -> np.random.Generator | None:
 
 
 def one(fmt: FloatFormat, x: Array, scale: float, seed: int | None = None) -> Converted:
-    return convert(fmt, [Source(flat(x), None)], 0.0, [scale], rng=generator(seed))
+    return convert(fmt, [Source(flat(x), None)], 0.0, [scale], [1.0], rng=generator(seed))
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -44,7 +44,7 @@ def test_an_empty_tensor_counts_nothing() -> None:
 
 
 def test_no_tensors_at_all() -> None:
-    converted = convert(FloatFormat("fp4"), [], 0.5, [])
+    converted = convert(FloatFormat("fp4"), [], 0.5, [], [])
     assert converted.symbols.size == converted.starts.size == 0
     assert converted.counts.shape == (0, 11) and converted.squares == []
 
@@ -74,9 +74,9 @@ def test_what_is_lost_is_kept(name: str, scale: float) -> None:
     sources = [Source(x, e) for x, e in zip(updates, errors, strict=True)]
     kept = [np.full_like(x, np.nan) for x in updates]
     scales, units = [scale] * len(updates), [2.0 / scale] * len(updates)
-    converted = convert(fmt, sources, decay, scales, kept=kept, units=units)
+    converted = convert(fmt, sources, decay, scales, units, kept=kept)
     later = [np.full_like(x, np.nan) for x in updates]
-    keep(fmt, sources, decay, scales, convert(fmt, sources, decay, scales), later)
+    keep(fmt, sources, decay, scales, convert(fmt, sources, decay, scales, units), later)
     magnitudes = magnitude_values(fmt, scale, "float32")
     values = np.concatenate([-magnitudes[:0:-1], magnitudes]).astype("f4")
     for t, (x, error) in enumerate(zip(updates, errors, strict=True)):
@@ -84,14 +84,14 @@ def test_what_is_lost_is_kept(name: str, scale: float) -> None:
         start = int(converted.starts[t])
         lost = v - values[converted.symbols[start : start + x.size]]
         assert kept[t].tobytes() == later[t].tobytes() == lost.tobytes()
-        assert converted.squares[t] == pytest.approx(float(np.sum((lost.astype("f8") * scale / 2) ** 2)), rel=1e-12)
+        assert converted.squares[t] == pytest.approx(float(np.sum((lost.astype("f8") * scale / 2) ** 2)), rel=1e-6)
 
 
 def test_the_memory_may_be_written_to_its_own_place() -> None:
     fmt, x, error = FloatFormat("fp4"), gennorm(1, 5000).astype("f4"), gennorm(1, 5000, seed=1).astype("f4")
     apart = np.empty_like(x)
-    convert(fmt, [Source(x, error)], 0.5, [1.0], kept=[apart])
-    convert(fmt, [Source(x, error)], 0.5, [1.0], kept=[error])
+    convert(fmt, [Source(x, error)], 0.5, [1.0], [1.0], kept=[apart])
+    convert(fmt, [Source(x, error)], 0.5, [1.0], [1.0], kept=[error])
     assert error.tobytes() == apart.tobytes()
 
 
