@@ -14,6 +14,7 @@ from flwr_co3.moments import BLOCK, Source, segments
 
 Array = npt.NDArray[Any]
 Float32s = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 # Scales and units with which float32 is enough; beyond, products may leave its range.
@@ -26,15 +27,15 @@ class Converted(NamedTuple):
     symbols: npt.NDArray[np.uint8]  # shape (entries of all,)
     starts: Integers  # where each tensor's symbols begin
     counts: Integers  # of each symbol in each tensor, shape (tensors, levels)
-    squares: list[float]  # squared error of each tensor, in its unit's square
+    squares: Floats  # squared error of each tensor, in its unit's square
 
 
 def convert(
     fmt: FloatFormat,
     sources: Sequence[Source],
     decay: float,
-    scales: Sequence[float],
-    units: Sequence[float],
+    scales: Floats,
+    units: Floats,
     *,
     rng: np.random.Generator | None = None,
     kept: Sequence[Float32s | None] | None = None,
@@ -49,9 +50,9 @@ def convert(
         What is to be sent; finite.
     decay : float
         What memories are multiplied by.
-    scales : sequence of float
+    scales : ndarray of float64, shape (tensors,)
         What each tensor is multiplied by before rounding.
-    units : sequence of float
+    units : ndarray of float64, shape (tensors,)
         Units of the errors that are squared, such as the tensors' peaks: they keep the squares in range.
     rng : numpy.random.Generator, optional
         With it, rounding is stochastic.
@@ -62,28 +63,30 @@ def convert(
     sizes = [source.update.size for source in sources]
     starts = np.cumsum([0, *sizes], dtype=np.int64)
     symbols = np.empty(int(starts[-1]), np.uint8)
-    converted = Converted(symbols, starts[:-1], np.zeros((len(sizes), 2 * fmt.zero + 1), np.int64), [0.0] * len(sizes))
-    fast = []
-    for t, (source, scale) in enumerate(zip(sources, scales, strict=True)):
-        unit = units[t]
-        narrow = source.update.dtype == np.float32 and _NARROW[0] < min(scale, unit) <= max(scale, unit) < _NARROW[1]
-        if kernels.compiled() and narrow:
-            fast.append(t)
-            if rng is not None:  # random numbers are drawn tensor by tensor
-                _convert_compiled(fmt, sources, decay, scales, units, rng, kept, converted, [t])
-        else:
-            out = None if kept is None else kept[t]
-            _convert_in_numpy(fmt, source, decay, scale, rng, out, unit, converted, t)
+    out = Converted(symbols, starts[:-1], np.zeros((len(sizes), 2 * fmt.zero + 1), np.int64), np.zeros(len(sizes)))
+    narrow = (np.minimum(scales, units) > _NARROW[0]) & (np.maximum(scales, units) < _NARROW[1])
+    fast = [
+        t
+        for t, (source, fits) in enumerate(zip(sources, narrow.tolist(), strict=True))
+        if fits and kernels.compiled() and source.update.dtype == np.float32
+    ]
     if fast and rng is None:
-        _convert_compiled(fmt, sources, decay, scales, units, rng, kept, converted, fast)
-    return converted
+        _convert_compiled(fmt, sources, decay, scales, units, rng, kept, out, fast)
+    compiled = set(fast)
+    for t, source in enumerate(sources):
+        if t not in compiled:
+            new = None if kept is None else kept[t]
+            _convert_in_numpy(fmt, source, decay, float(scales[t]), rng, new, float(units[t]), out, t)
+        elif rng is not None:  # random numbers are drawn tensor by tensor
+            _convert_compiled(fmt, sources, decay, scales, units, rng, kept, out, [t])
+    return out
 
 
-def magnitude_values(fmt: FloatFormat, scale: float, dtype: str) -> npt.NDArray[np.float64]:
-    """What each magnitude decodes to in a tensor of a type, as far as that type goes."""
+def magnitude_values(fmt: FloatFormat, scales: npt.ArrayLike, dtype: str) -> Floats:
+    """What each magnitude decodes to at scales of any shape, as far as a tensor's type goes: one more dimension."""
     limit = (2 - 2**-7) * 2.0**127 if dtype == "bfloat16" else float(np.finfo(dtype).max)
     with np.errstate(over="ignore"):
-        values: npt.NDArray[np.float64] = np.minimum(fmt.magnitudes / np.float64(scale), limit)
+        values: Floats = np.minimum(fmt.magnitudes / np.asarray(scales, np.float64)[..., None], limit)
     return values
 
 
@@ -116,8 +119,8 @@ def _convert_compiled(
     fmt: FloatFormat,
     sources: Sequence[Source],
     decay: float,
-    scales: Sequence[float],
-    units: Sequence[float],
+    scales: Floats,
+    units: Floats,
     rng: np.random.Generator | None,
     kept: Sequence[Float32s | None] | None,
     out: Converted,
@@ -128,12 +131,9 @@ def _convert_compiled(
     runs = segments([source.update.size for source in sources], which)
     counts = np.zeros((len(runs), out.counts.shape[1]), np.uint32)
     squares = np.zeros(len(runs))
-    factors, inverse_units = (np.ones(len(sources), np.float32) for _ in range(2))
-    factors[which] = np.array(scales)[which]
-    inverse_units[which] = 1 / np.array(units)[which]
-    values = np.zeros((len(sources), fmt.zero + 1), np.float32)
-    for t in which:
-        values[t] = magnitude_values(fmt, scales[t], "float32")
+    with np.errstate(over="ignore"):  # of those that are not converted here
+        factors, inverse_units = scales.astype(np.float32), (1 / units).astype(np.float32)
+    values = magnitude_values(fmt, scales, "float32").astype(np.float32)
     layout = (fmt.mantissa, fmt.bias, fmt.zero)
     new = None if kept is None else list(kept)
 
@@ -150,24 +150,23 @@ def _convert_compiled(
         for k, (_, start, stop) in enumerate(runs.tolist()):
             draws = [fmt.draws(rng, min(BLOCK, stop - first)) for first in range(start, stop, BLOCK)]
             work(range(k, k + 1), np.concatenate(draws))
-    np.add.at(out.counts, runs[:, 0], counts)
-    for t, square in zip(runs[:, 0].tolist(), squares.tolist(), strict=True):
-        out.squares[t] += square
+    first = np.flatnonzero(np.diff(runs[:, 0], prepend=-1))
+    out.counts[runs[first, 0]] += np.add.reduceat(counts, first, dtype=np.int64)
+    out.squares[runs[first, 0]] += np.add.reduceat(squares, first)
 
 
 def keep(
     fmt: FloatFormat,
     sources: Sequence[Source],
     decay: float,
-    scales: Sequence[float],
+    scales: Floats,
     converted: Converted,
     kept: Sequence[Float32s],
 ) -> None:
     """Write the new memory of each tensor, which is float32, after it has been converted without that."""
     values = np.zeros((len(sources), 256), np.float32)
-    for row, scale in zip(values, scales, strict=True):
-        magnitudes = magnitude_values(fmt, scale, "float32")
-        row[: 2 * fmt.zero + 1] = np.concatenate([-magnitudes[:0:-1], magnitudes])
+    values[:, fmt.zero : 2 * fmt.zero + 1] = magnitude_values(fmt, scales, "float32")
+    values[:, : fmt.zero] = -values[:, 2 * fmt.zero : fmt.zero : -1]
     loops = kernels.compiled()
     if loops is None:
         for source, row, start, new in zip(sources, values, converted.starts.tolist(), kept, strict=True):
