@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from flwr_co3.rate import largest_within
 from flwr_co3.update import Update, is_exact
 
 Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float64]
 
 
 class TensorReport(NamedTuple):
@@ -48,8 +49,8 @@ class Report(NamedTuple):
 class _Losses(NamedTuple):
     """What an encoding measured of each tensor that is converted, in the header's order."""
 
-    squares: Sequence[float]  # squared error, in units of the tensor's peak
-    bytes: Sequence[float]  # of its symbols
+    squares: Floats  # squared error, in units of the tensor's peak
+    bytes: Floats  # of its symbols
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,12 +79,10 @@ class Encoded:
     @property
     def nmse(self) -> float:
         """Squared error over squared norm of all tensors that are not exact."""
-        unit = max((moments.peak for moments in self._update.moments), default=0.0) or 1.0
-        error = power = 0.0
-        for moments, square in zip(self._update.moments, self._losses.squares, strict=True):
-            error += square * (moments.peak / unit) ** 2
-            power += moments.mean_square * moments.entries * (moments.peak / unit) ** 2
-        return error / power if power else 0.0
+        moments = self._update.moments
+        weight = (moments.peak / (float(moments.peak.max(initial=0.0)) or 1.0)) ** 2
+        power = float(np.sum(moments.mean_square * moments.entries * weight))
+        return float(np.sum(self._losses.squares * weight)) / power if power else 0.0
 
     @cached_property
     def report(self) -> Report:
@@ -101,15 +100,15 @@ class Encoded:
         return Report(len(self.frame), update.parameters, bits, self.nmse, tensors)
 
     def _report_of(self, member: int) -> TensorReport:
-        moments = self._update.moments[member]
+        moments = self._update.moments.of(member)
         model = GenNorm.from_moments(moments) if moments.nonzero else None
         power = moments.mean_square * moments.entries
         return TensorReport(
-            self._losses.bytes[member],
+            float(self._losses.bytes[member]),
             moments.entries,
             model.shape if model else math.nan,
             model.scale if model else math.nan,
-            self._losses.squares[member] / power if power else 0.0,
+            float(self._losses.squares[member]) / power if power else 0.0,
         )
 
 
@@ -117,7 +116,7 @@ class _Attempt(NamedTuple):
     """An update at one choice of scales."""
 
     frame: bytes
-    scales: list[float]
+    scales: Floats
     converted: Converted
     losses: _Losses
 
@@ -220,9 +219,9 @@ class Codec:
         if limited:
             return self._within(self._budget(checked.parameters, max_bytes), checked, memory)
         if self.config.scale == "optimal":
-            scales = list(checked.optimal_scales.values())
+            scales = checked.optimal_scales
         else:
-            scales = [float(self.config.scale)] * len(checked.sources)
+            scales = np.full(len(checked.sources), float(self.config.scale))
         kept = None if memory is None else _places(checked, memory)
         attempt = self._at(scales, checked, kept)
         if memory is not None and kept is not None:
@@ -251,38 +250,45 @@ class Codec:
             _replace(memory, update, kept)
         if best is not None:
             return Encoded(best.frame, update, best.losses)
-        lost = [moments.mean_square * moments.entries for moments in update.moments]
-        return Encoded(nothing, update, _Losses(lost, [0.0] * len(lost)))
+        lost = update.moments.mean_square * update.moments.entries
+        return Encoded(nothing, update, _Losses(lost, np.zeros_like(lost)))
 
     def _frame_of_zeros(self, update: Update) -> bytes:
         """The smallest frame that has every tensor's name and every exact tensor."""
-        scales = [1.0] * len(update.sources)
+        scales = np.ones(len(update.sources))
         return write_frame(update.header, scales, [Plan.zeros()] * len(update.header.groups), update.exact.values())
 
-    def _at(self, scales: list[float], update: Update, kept: list[Array] | None) -> _Attempt:
+    def _at(self, scales: Floats, update: Update, kept: list[Array] | None) -> _Attempt:
         """Encode at a scale for each tensor that is converted."""
         header = update.header
-        units = [moments.peak or 1.0 for moments in update.moments]
-        converted = convert(
-            *(self._format, update.sources, update.decay, scales), rng=self._rng, kept=kept, units=units
-        )
-        plans, symbol_bytes = [], []
-        for members in header.group_members:
-            group = _group(members, converted, scales, update)
-            plans.append(plan(group, self._format.edges, header.coder == "rans"))
-            bytes_per_entry = plans[-1].cost / (8 << COST_BITS) / group.symbols.size
-            symbol_bytes += [bytes_per_entry * update.sources[member].update.size for member in members]
+        units = np.where(update.moments.peak > 0, update.moments.peak, 1.0)
+        converted = convert(self._format, update.sources, update.decay, scales, units, rng=self._rng, kept=kept)
+        plans = [
+            plan(group, self._format.edges, header.coder == "rans") for group in _groups(converted, scales, update)
+        ]
         frame = write_frame(header, scales, plans, update.exact.values())
-        return _Attempt(frame, scales, converted, _Losses(converted.squares, symbol_bytes))
+        group_bytes = np.array([plan.cost for plan in plans]) / (8 << COST_BITS)
+        members = [len(group) for group in header.group_members]
+        entries = update.moments.entries
+        share = entries / np.repeat(_sums(entries, members), members) if members else entries
+        return _Attempt(frame, scales, converted, _Losses(converted.squares, share * np.repeat(group_bytes, members)))
 
 
-def _group(members: range, converted: Converted, scales: Sequence[float], update: Update) -> Group:
+def _groups(converted: Converted, scales: Floats, update: Update) -> Iterator[Group]:
     """Tensors that share a model, as the compressor wants them."""
-    start = int(converted.starts[members.start])
-    stop = int(converted.starts[members.stop]) if members.stop < len(converted.starts) else converted.symbols.size
-    counts = converted.counts[members.start] if len(members) == 1 else converted.counts[members].sum(axis=0)
-    fits = update.fits(members, scales[members.start : members.stop])
-    return Group(converted.symbols[start:stop], counts, update.header.format.zero, *fits)
+    starts = [*converted.starts.tolist(), converted.symbols.size]
+    for members, fits in zip(update.header.group_members, update.fits(scales), strict=True):
+        symbols = converted.symbols[starts[members.start] : starts[members.stop]]
+        counts = converted.counts[members.start]
+        if len(members) > 1:
+            counts = converted.counts[members.start : members.stop].sum(axis=0)
+        yield Group(symbols, counts, update.header.format.zero, *fits)
+
+
+def _sums(values: Floats, lengths: Sequence[int]) -> Floats:
+    """Sums of runs of these lengths."""
+    starts = np.cumsum([0, *lengths[:-1]])
+    return np.add.reduceat(values, starts)
 
 
 def _places(update: Update, memory: ErrorMemory) -> list[Array]:

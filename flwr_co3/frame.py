@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -15,12 +15,13 @@ import numpy.typing as npt
 
 from flwr_co3.compress import CODERS, MAX_MAGNITUDE, Levels, Model, Plan, read_model, read_stream, write_stream
 from flwr_co3.compress.frequencies import TOTAL
-from flwr_co3.compress.tables import decode_positive, encode_positive
+from flwr_co3.compress.tables import decode_positives, encode_positives
 from flwr_co3.convert import FloatFormat, magnitude_values
 from flwr_co3.errors import FrameError
 from flwr_co3.wire import Reader, Writer
 
 Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float64]
 
 MAGIC = b"CO3"
 VERSION = 1
@@ -104,6 +105,14 @@ class Header:
     exact: frozenset[str]  # names of tensors that travel without loss
 
     @cached_property
+    def table(self) -> tuple[bytes, int | None]:
+        """The table of tensors and, if it is deflated, how many bytes it has inflated."""
+        table = _write_table(self)
+        deflated = _deflate(table)
+        smaller = len(deflated) + 3 < len(table) <= _MAX_TABLE_BYTES
+        return (deflated, len(table)) if smaller else (table, None)
+
+    @cached_property
     def groups(self) -> list[list[str]]:
         """Names of the tensors that share a model: each large one by itself, the small ones together at the end."""
         lossy = {n: spec.entries for n, spec in self.tensors.items() if n not in self.exact and spec.entries}
@@ -123,10 +132,13 @@ class Header:
         return [name for group in self.groups for name in group]
 
 
-def values_of(fmt: FloatFormat, scale: float, dtype: str) -> Array:
-    """What each symbol decodes to in a tensor of this dtype; levels beyond its range become its largest number."""
-    magnitudes = magnitude_values(fmt, scale, dtype)
-    return np.concatenate([-magnitudes[:0:-1], magnitudes]).astype(numpy_dtype(dtype))
+def values_of(fmt: FloatFormat, scales: npt.ArrayLike, dtype: str) -> Array:
+    """What each symbol decodes to in tensors of these scales and this dtype, as the last of the dimensions.
+
+    Levels beyond the dtype's range become its largest number.
+    """
+    magnitudes = magnitude_values(fmt, scales, dtype)
+    return np.concatenate([-magnitudes[..., :0:-1], magnitudes], axis=-1).astype(numpy_dtype(dtype))
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------
@@ -134,7 +146,7 @@ def values_of(fmt: FloatFormat, scale: float, dtype: str) -> Array:
 
 def write_frame(
     header: Header,
-    scales: Sequence[float],
+    scales: Floats,
     plans: list[Plan],
     exact: Iterable[Array],
 ) -> bytes:
@@ -144,7 +156,7 @@ def write_frame(
     ----------
     header : Header
         What is in it.
-    scales : sequence of float
+    scales : ndarray of float64
         The scale of each tensor that is converted, in the header's order: one number of any kind, and others of 16
         bits.
     plans : list of Plan
@@ -154,12 +166,10 @@ def write_frame(
     """
     flags = _HUFFMAN * (header.coder == "huffman")
     body = Writer()
-    table = _write_table(header)
-    deflated = _deflate(table)
-    if len(deflated) + 3 < len(table) <= _MAX_TABLE_BYTES:
+    table, inflated = header.table
+    if inflated is not None:
         flags |= _TABLE_DEFLATED
-        body.varint(len(table))
-        table = deflated
+        body.varint(inflated)
     body.block(table)
     models = Writer()
     flags |= _write_scales(models, scales)
@@ -172,28 +182,28 @@ def write_frame(
         flags |= _EXACT_DEFLATED
         raw = smaller
     body.block(raw)
-    parts = [MAGIC + bytes([VERSION, flags]), body, write_stream(plans, header.coder)]
+    parts = [MAGIC + bytes([VERSION, flags]), body, *write_stream(plans, header.coder)]
     checksum = 0
     for part in parts:
         checksum = zlib.crc32(part, checksum)
     return b"".join([*parts, checksum.to_bytes(4, "little")])
 
 
-def _write_scales(out: Writer, scales: Sequence[float]) -> int:
+def _write_scales(out: Writer, scales: Floats) -> int:
     """Write the scales, and return the flags that say how.
 
     The one that no 16 bits can hold is written in full, and a code of 0 refers to it.
     """
-    codes = [encode_positive(scale) for scale in scales]
-    common = next((s for s, code in zip(scales, codes, strict=True) if decode_positive(code) != s), None)
-    if common is None and len(set(scales)) == 1 and len(scales) > 4:
-        common = scales[0]
-    if common is not None:
+    codes = encode_positives(scales)
+    unlike = scales[decode_positives(codes) != scales]
+    common: float | None = None
+    if unlike.size or (scales.size > 4 and bool(np.all(scales == scales[0]))):
+        common = float(unlike[0] if unlike.size else scales[0])
         out += np.float64(common).astype("<f8").tobytes()
-    if all(scale == common for scale in scales):
-        return _COMMON_SCALE if scales else 0
-    own = [0 if scale == common else code for scale, code in zip(scales, codes, strict=True)]
-    out += np.array(own, "<u2").tobytes()
+    shared = scales == common
+    if shared.all():
+        return _COMMON_SCALE if scales.size else 0
+    out += np.where(shared, 0, codes).astype("<u2").tobytes()
     return _OWN_SCALES | (_COMMON_SCALE if common is not None else 0)
 
 
@@ -302,9 +312,13 @@ class FrameReader:
             common = float(np.frombuffer(reader.take(8), "<f8")[0])
             if not (math.isfinite(common) and common > 0):
                 raise FrameError(f"The frame's scale is {common}, not a finite number above 0.")
-        for name in header.lossy:
-            code = reader.u16() if flags & _OWN_SCALES else 0
-            self._scales[name] = common if common is not None and not code else decode_positive(code)
+        codes = np.zeros(len(header.lossy), np.uint16)
+        if flags & _OWN_SCALES:
+            codes = np.frombuffer(reader.take(2 * codes.size), "<u2").astype(np.uint16)
+        shared = (codes == 0) & (common is not None)
+        scales = np.full(codes.size, common or 1.0)
+        scales[~shared] = decode_positives(codes[~shared])
+        self._scales = dict(zip(header.lossy, scales.tolist(), strict=True))
         fmt = header.format
         for group in header.groups:
             entries = sum(self.tensors[name].entries for name in group)
@@ -362,7 +376,9 @@ class FrameReader:
             return
         if self._levels is None:
             self._levels = self._decode()
-        values = values_of(self._header.format, self._scales[name], self.tensors[name].dtype)
+        values = self._float32_values.get(name)
+        if values is None:
+            values = values_of(self._header.format, self._scales[name], self.tensors[name].dtype)
         if weight is not None:
             values = values * values.dtype.type(weight)
         group, first = self._places[name]
@@ -391,6 +407,13 @@ class FrameReader:
         names = [name for name in self.tensors if name in self.exact]
         ends = itertools.accumulate(self.tensors[name].nbytes for name in names)
         return dict(zip(names, [0, *ends], strict=False))
+
+    @cached_property
+    def _float32_values(self) -> dict[str, Array]:
+        """What each symbol decodes to in each float32 tensor: all at once, since there may be hundreds of tensors."""
+        scales = {name: scale for name, scale in self._scales.items() if self.tensors[name].dtype == "float32"}
+        values = values_of(self._header.format, np.array(list(scales.values())), "float32")
+        return dict(zip(scales, values, strict=True))
 
     @cached_property
     def _places(self) -> dict[str, tuple[int, int]]:

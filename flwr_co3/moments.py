@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,25 +79,53 @@ class Moments(NamedTuple):
 
         The means of an empty tensor are 0.
         """
-        return measure([Source(flat(x), None)], 0.0)[0]
-
-    @classmethod
-    def from_sums(cls, entries: int, nonzero: int, peak: float, total: float, square: float) -> Moments:
-        """Moments from sums of magnitudes and of squares, in the units of the tensor."""
-        if not math.isfinite(peak):
-            return cls(entries, 0, peak, peak, peak)
-        count, unit = max(entries, 1), peak or 1.0
-        return cls(entries, nonzero, peak, total / count / unit, square / count / unit / unit)
-
-    def without_zeros(self) -> Moments:
-        """Moments of the values that are not exactly 0; there is at least one."""
-        share = self.nonzero / self.entries
-        return Moments(self.nonzero, self.nonzero, self.peak, self.mean_abs / share, self.mean_square / share)
+        return measure([Source(flat(x), None)], 0.0).of(0)
 
 
-def measure(
-    sources: Sequence[Source], decay: float, rows: Sequence[int] = (), bins: Counts | None = None
-) -> list[Moments]:
+@dataclass(frozen=True)
+class Measured:
+    """The `Moments` of several tensors, each field an array of shape (tensors,)."""
+
+    entries: Floats
+    nonzero: Floats
+    peak: Floats
+    mean_abs: Floats
+    mean_square: Floats
+
+    def of(self, tensor: int) -> Moments:
+        """Moments of one tensor."""
+        entries, nonzero, *rest = (float(field[tensor]) for field in vars(self).values())
+        return Moments(int(entries), int(nonzero), *rest)
+
+    def without_zeros(self) -> Measured:
+        """Moments of the values that are not exactly 0; where there are none, of all."""
+        some = self.nonzero > 0
+        count = np.where(some, self.nonzero, self.entries)
+        gain = np.maximum(self.entries, 1) / np.maximum(count, 1)
+        return Measured(count, self.nonzero, self.peak, self.mean_abs * gain, self.mean_square * gain)
+
+    def scaled(self, scales: Floats) -> Measured:
+        """Moments of the tensors multiplied by these; peaks beyond 1e100 end there."""
+        with np.errstate(over="ignore"):
+            peak = np.minimum(self.peak * scales, 1e100)
+        return Measured(self.entries, self.nonzero, peak, self.mean_abs, self.mean_square)
+
+    def together(self, members: slice) -> Measured:
+        """Moments of several tensors as one."""
+        entries, peak = self.entries[members], self.peak[members]
+        unit = max(float(peak.max()), _LEAST)
+        relative = peak / unit
+        count = float(entries.sum())
+        total = float(np.sum(entries * self.mean_abs[members] * relative))
+        square = float(np.sum(entries * self.mean_square[members] * relative**2))
+        nonzero = float(self.nonzero[members].sum())
+        return Measured(*(np.array([x]) for x in (count, nonzero, unit, total / count, square / count)))
+
+
+_LEAST = 5e-324  # of float64's positive numbers
+
+
+def measure(sources: Sequence[Source], decay: float, rows: Sequence[int] = (), bins: Counts | None = None) -> Measured:
     """Measure tensors.
 
     Parameters
@@ -111,30 +140,28 @@ def measure(
 
     Returns
     -------
-    list of Moments
-        One for each tensor.
+    Measured
+        Moments of each tensor.
     """
     narrow = [t for t, source in enumerate(sources) if source.update.dtype == np.float32]
+    entries = np.array([source.update.size for source in sources], np.float64)
     runs = segments([source.update.size for source in sources], narrow)
-    sums = _sums(sources, decay, runs, np.array(rows, np.int64), bins)
-    moments: dict[int, list[float]] = {}
-    for tensor, (peak, total, square, nonzero) in zip(runs[:, 0].tolist(), sums.tolist(), strict=True):
-        if tensor not in moments:
-            moments[tensor] = [peak, total, square, nonzero]
-            continue
-        so_far = moments[tensor]
-        so_far[0] = peak if not peak <= so_far[0] else so_far[0]  # NaN stays
-        so_far[1] += total
-        so_far[2] += square
-        so_far[3] += nonzero
-    measured = []
+    peak, nonzero, total, square = np.zeros((4, len(sources)))
+    if len(runs):
+        sums = _sums(sources, decay, runs, np.array(rows, np.int64), bins)
+        first = np.flatnonzero(np.diff(runs[:, 0], prepend=-1))
+        measured = runs[first, 0]
+        peak[measured] = np.maximum.reduceat(sums[:, 0], first)  # NaN stays
+        with np.errstate(over="ignore", invalid="ignore"):  # the peak tells
+            total[measured], square[measured], nonzero[measured] = np.add.reduceat(sums[:, 1:], first).T
+    count, unit = np.maximum(entries, 1), np.where(peak > 0, peak, 1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        moments = Measured(entries, nonzero, peak, total / count / unit, square / count / unit / unit)
     for t, source in enumerate(sources):
         if source.update.dtype != np.float32:
-            measured.append(_wide_moments(source.update))
-            continue
-        peak, total, square, nonzero = moments.get(t, (0.0, 0.0, 0.0, 0.0))
-        measured.append(Moments.from_sums(source.update.size, int(nonzero), peak, total, square))
-    return measured
+            for field, value in zip(vars(moments).values(), _wide_moments(source.update), strict=True):
+                field[t] = value
+    return moments
 
 
 def _sums(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -15,6 +15,8 @@ from flwr_co3.moments import BLOCK, FLOAT32_BIN_SHIFT
 if TYPE_CHECKING:
     from flwr_co3.update import Update
 
+
+Integers = npt.NDArray[np.int64]
 
 _LARGEST = 1e300  # what is above overflows somewhere
 
@@ -85,17 +87,17 @@ class RateLimit:
 
 
 # Encodings that a budget may take, and what share of it each aims for.
-_AIMS = (0.998, 0.998, 0.994)
-_GOOD = 0.995
+_AIMS = (0.995, 0.997, 0.994)
+_GOOD = 0.99
 _SAFE = 0.99, 3  # what the last aims for if nothing has fitted: this share less so many bytes
 
 # Magnitudes are counted by the highest 15 bits of their float64: 16 bins in each octave.
 _BIN_SHIFT = 48
 _BINS = 1 << 15
-_TABLE_BITS = 64
+_TABLE_BITS = 160
 _FREQUENT = 0.45
 _LEAST_SCALE = -1070.0  # octaves; float64 ends at -1074
-_HALVINGS = 26  # of 60 octaves: the last is a millionth
+_HALVINGS = 16  # of 60 octaves; in what is left, a thousandth of one, bits are linear
 
 
 class _Encoded(Protocol):
@@ -106,7 +108,7 @@ class _Encoded(Protocol):
 E = TypeVar("E", bound=_Encoded)
 
 
-def largest_within(budget: int, fixed: int, update: Update, encode: Callable[[list[float]], E]) -> E | None:
+def largest_within(budget: int, fixed: int, update: Update, encode: Callable[[npt.NDArray[np.float64]], E]) -> E | None:
     """Encode an update with the least squared error that a budget allows.
 
     Parameters
@@ -132,11 +134,11 @@ def largest_within(budget: int, fixed: int, update: Update, encode: Callable[[li
     where its levels saturate. One pass counted magnitudes, from which the size at any scale follows nearly; each
     encoding corrects that estimate.
     """
-    optimal = list(update.optimal_scales.values())
-    if not optimal:
+    optimal = update.optimal_scales
+    if not optimal.size:
         return None
     counts = MagnitudeCounts(update)
-    caps = np.array([_geometric_mean(optimal[m.start : m.stop]) for m in update.header.group_members])
+    caps = np.array([2.0 ** float(np.mean(np.log2(optimal[m.start : m.stop]))) for m in update.header.group_members])
     best: E | None = None
     correction = 1.0
     for attempt, aim in enumerate(_AIMS, start=1):
@@ -144,7 +146,7 @@ def largest_within(budget: int, fixed: int, update: Update, encode: Callable[[li
         if best is None and attempt == len(_AIMS):
             target = budget * _SAFE[0] - _SAFE[1]
         common = counts.scale_for(8 * (target - fixed) / correction, caps)
-        candidate = encode([min(scale, common) for scale in optimal])
+        candidate = encode(np.minimum(optimal, common))
         size = len(candidate.frame)
         if size <= budget and (best is None or size > len(best.frame)):
             best = candidate
@@ -152,10 +154,6 @@ def largest_within(budget: int, fixed: int, update: Update, encode: Callable[[li
             break
         correction = 8 * max(size - fixed, 1) / max(counts.bits(np.minimum(caps, common)), 1)
     return best
-
-
-def _geometric_mean(scales: list[float]) -> float:
-    return math.exp(math.fsum(map(math.log, scales)) / len(scales)) if len(scales) > 1 else scales[0]
 
 
 class MagnitudeCounts:
@@ -172,17 +170,21 @@ class MagnitudeCounts:
         header = update.header
         self._edges = header.format.edges
         self._whole_bits = header.coder == "huffman"  # each level takes whole bits
-        counts = [dict(_counted_bins(row)) for row in update.magnitudes]
-        for group, members in enumerate(header.group_members):
-            for member in members:
-                for index, count in _wide_bins(update.sources[member].update):
-                    counts[group][index] = counts[group].get(index, 0) + count
-        used = [index for group in counts for index in group if index]
-        self._first = min(used, default=1)
-        table = np.zeros((len(counts), max(used, default=1) - self._first + 2))
-        for row, group_counts in zip(table, counts, strict=True):
-            for index, count in group_counts.items():
-                row[max(index - self._first + 1, 0)] += count  # what is 0 lies before the first bin
+        used = np.flatnonzero(update.magnitudes.any(axis=0))
+        narrow = _bins_of_float32(used)
+        wide = [
+            (group, *_bins_of(update.sources[member].update))
+            for group, members in enumerate(header.group_members)
+            for member in members
+            if update.sources[member].update.dtype != np.float32
+        ]
+        bins = np.concatenate([narrow, *(bins for _, bins, _ in wide)])
+        self._first = int(bins[bins > 0].min(initial=_BINS))
+        # What is 0, and is in bin 0, lies before the first bin.
+        table = np.zeros((len(header.groups), max(int(bins.max(initial=0)) - self._first, 0) + 2))
+        np.add.at(table, (slice(None), np.maximum(narrow - self._first + 1, 0)), update.magnitudes[:, used])
+        for group, at, counts in wide:
+            np.add.at(table[group], np.maximum(at - self._first + 1, 0), counts)
         self._below = np.cumsum(table, axis=1)
 
     def bits(self, scales: npt.NDArray[np.float64]) -> float:
@@ -207,15 +209,19 @@ class MagnitudeCounts:
     def scale_for(self, bits: float, caps: npt.NDArray[np.float64]) -> float:
         """Largest scale at which all groups take at most `bits`, none of them at a scale above its cap."""
         high = math.log2(float(caps.max()))
-        if self.bits(caps) <= bits:
+        above, below = self.bits(caps), 0.0
+        if above <= bits:
             return math.inf
         low = max(high - 60, _LEAST_SCALE)
         for _ in range(_HALVINGS):
             middle = 0.5 * (low + high)
-            if self.bits(np.minimum(caps, 2.0**middle)) > bits:
-                high = middle
+            there = self.bits(np.minimum(caps, 2.0**middle))
+            if there > bits:
+                high, above = middle, there
             else:
-                low = middle
+                low, below = middle, there
+        if above > below:
+            low += (high - low) * (bits - below) / (above - below)
         return float(2.0**low)
 
     def _values_below(self, magnitudes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -229,21 +235,18 @@ class MagnitudeCounts:
         return left + (magnitudes - low) / (high - low) * (right - left)
 
 
-def _counted_bins(counts: npt.NDArray[np.uint32]) -> Iterator[tuple[int, int]]:
-    """Bins of float64 in which counted float32 magnitudes lie; bins of subnormal ones are as wide as several."""
-    used = np.flatnonzero(counts)
-    lowest = (used.astype(np.int32) << FLOAT32_BIN_SHIFT).view(np.float32).astype(np.float64)
-    for index, count in zip((lowest.view(np.int64) >> _BIN_SHIFT).tolist(), counts[used].tolist(), strict=True):
-        yield index, count
+def _bins_of_float32(bins: Integers) -> Integers:
+    """Bins of float64 in which bins of float32 begin; those of subnormal numbers are as wide as several."""
+    lowest = (bins.astype(np.int32) << FLOAT32_BIN_SHIFT).view(np.float32).astype(np.float64)
+    found: Integers = lowest.view(np.int64) >> _BIN_SHIFT
+    return found
 
 
-def _wide_bins(tensor: npt.NDArray[Any]) -> Iterator[tuple[int, int]]:
-    """Bins of the magnitudes of a tensor that is not float32; nothing for one that is."""
-    if tensor.dtype == np.float32:
-        return
+def _bins_of(tensor: npt.NDArray[Any]) -> tuple[Integers, Integers]:
+    """Bins of float64 in which magnitudes lie, and how many in each."""
     counts = np.zeros(_BINS, np.int64)
     for start in range(0, tensor.size, BLOCK):
         block = np.abs(tensor[start : start + BLOCK].astype(np.float64))
         counts += np.bincount(block.view(np.int64) >> _BIN_SHIFT, minlength=_BINS)
-    for index in np.flatnonzero(counts).tolist():
-        yield index, int(counts[index])
+    used = np.flatnonzero(counts)
+    return used, counts[used]

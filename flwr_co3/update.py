@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
-import math
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
@@ -15,15 +14,23 @@ import numpy as np
 import numpy.typing as npt
 
 from flwr_co3.compress import Fit
-from flwr_co3.compress.tables import decode_positive, encode_positive, unit_width
+from flwr_co3.compress.tables import (
+    decode_positives,
+    decode_shape,
+    encode_positives,
+    fits_of,
+    shape_codes,
+    unit_widths,
+)
 from flwr_co3.config import CO3Config
 from flwr_co3.convert import optimal_scale
 from flwr_co3.correct import ErrorMemory
 from flwr_co3.frame import DTYPES, LOSSY_DTYPES, MAX_TENSORS, Header, TensorSpec
 from flwr_co3.gennorm import GenNorm
-from flwr_co3.moments import BINS, Moments, Source, flat, measure
+from flwr_co3.moments import BINS, Measured, Source, flat, measure
 
 Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float64]
 
 
 def is_exact(name: str, array: Array, config: CO3Config) -> bool:
@@ -60,7 +67,7 @@ class Update:
         The tensors that are converted, in the header's order, with their memories.
     decay : float
         What memories are multiplied by.
-    moments : list of Moments
+    moments : Measured
         Of the sources.
     magnitudes : ndarray or None
         For a budget, how often magnitudes occur in each group; see `flwr_co3.moments.measure`.
@@ -70,7 +77,7 @@ class Update:
     header: Header
     sources: list[Source]
     decay: float
-    moments: list[Moments]
+    moments: Measured
     magnitudes: npt.NDArray[np.uint32] | None
 
     @classmethod
@@ -106,16 +113,18 @@ class Update:
                 raise _not_finite(name)
         specs = {name: TensorSpec(_dtype_name(tensor.dtype), tensor.shape) for name, tensor in tensors.items()}
         header = Header(config.float_format, config.coder, specs, exact)
+        errors: dict[str, Array | None] = {}
         if memory is not None:
-            tensors |= memory.compensate({name: tensors[name] for name in header.lossy if not _adds(memory, name, tensors)})
-        sources = [_source(name, tensors[name], memory) for name in header.lossy]
+            errors = {name: memory.addend(name, tensors[name]) for name in header.lossy}
+            # The others are added here and now.
+            tensors |= memory.compensate({name: tensors[name] for name, error in errors.items() if error is None})
+        sources = [_source(tensors[name], errors.get(name)) for name in header.lossy]
         rows = [row for row, names in enumerate(header.groups) for _ in names]
         bins = np.zeros((len(header.groups), BINS), np.uint32) if budget else None
         decay = 0.0 if memory is None else memory.decay
         moments = measure(sources, decay, rows, bins)
-        for name, measured in zip(header.lossy, moments, strict=True):
-            if not math.isfinite(measured.peak):
-                raise _not_finite(name)
+        if not np.isfinite(moments.peak).all():
+            raise _not_finite(header.lossy[int(np.argmin(np.isfinite(moments.peak)))])
         return cls(tensors, header, sources, decay, moments, bins)
 
     @property
@@ -129,50 +138,31 @@ class Update:
         return {name: tensor for name, tensor in self.tensors.items() if name in self.header.exact}
 
     @cached_property
-    def optimal_scales(self) -> dict[str, float]:
+    def optimal_scales(self) -> Floats:
         """For each tensor that is converted, the scale that minimises the expected squared error of its values."""
-        return {name: self._optimal_scale(m) for name, m in zip(self.header.lossy, self.moments, strict=True)}
-
-    def _optimal_scale(self, moments: Moments) -> float:
-        if not moments.nonzero:
-            return 1.0
         # Exact zeros lose nothing at any scale; in the fit they would pass for a heavy tail.
-        moments = moments.without_zeros()
-        fit = Fit.from_moments(moments)
-        width = max(moments.mean_abs * unit_width(fit.shape) * moments.peak, sys.float_info.min)
-        return decode_positive(encode_positive(optimal_scale(self.header.format, GenNorm(fit.values[0], 1.0)) / width))
+        moments = self.moments.without_zeros()
+        codes = shape_codes(moments)
+        width = np.maximum(moments.mean_abs * unit_widths()[codes] * moments.peak, sys.float_info.min)
+        # Shapes are rounded as on the wire, so that the few that remain are optimised once.
+        by_code = {code: optimal_scale(self.header.format, GenNorm(decode_shape(code), 1.0)) for code in set(codes.tolist())}
+        with np.errstate(over="ignore"):
+            scales = np.array([by_code[code] for code in codes.tolist()]) / width
+        return np.where(moments.nonzero > 0, decode_positives(encode_positives(scales)), 1.0)
 
-    def fits(self, members: Sequence[int], scales: Sequence[float]) -> tuple[Fit, Fit]:
-        """Fit converted tensors together, each multiplied by its scale.
-
-        Returns
-        -------
-        tuple of Fit
-            Of all entries, and of those that are not exactly 0.
-        """
-        entries = nonzero = 0
-        total = square = peak = 0.0
-        for member, scale in zip(members, scales, strict=True):
-            moments = self.moments[member]
-            entries, nonzero = entries + moments.entries, nonzero + moments.nonzero
-            # Scaled values beyond this range saturate or vanish, and tell nothing of the fit.
-            scaled_peak = min(moments.peak * scale, 1e100)
-            total += moments.entries * moments.mean_abs * scaled_peak
-            square += moments.entries * moments.mean_square * scaled_peak**2
-            peak = max(peak, scaled_peak)
-        if not (nonzero and peak > 1e-100):
-            return Fit.of(1.0, 1.0), Fit.of(1.0, 1.0)
-        together = Moments.from_sums(entries, nonzero, peak, total, square)
-        return Fit.from_moments(together), Fit.from_moments(together.without_zeros())
+    def fits(self, scales: Floats) -> list[tuple[Fit, Fit]]:
+        """Fit each group of tensors, multiplied by their scales: all entries, and those that are not exactly 0."""
+        scaled = self.moments.scaled(scales)
+        members = self.header.group_members
+        fits = list(zip(fits_of(scaled), fits_of(scaled.without_zeros()), strict=True))
+        groups = [fits[group.start] for group in members]
+        if members and len(members[-1]) > 1:
+            pool = scaled.together(slice(members[-1].start, members[-1].stop))
+            groups[-1] = fits_of(pool)[0], fits_of(pool.without_zeros())[0]
+        return groups
 
 
-def _adds(memory: ErrorMemory, name: str, tensors: Mapping[str, Array]) -> bool:
-    """Whether the memory of a tensor is added to it in a pass."""
-    return memory.addend(name, tensors[name]) is not None
-
-
-def _source(name: str, tensor: Array, memory: ErrorMemory | None) -> Source:
-    error = None if memory is None else memory.addend(name, tensor)
+def _source(tensor: Array, error: Array | None) -> Source:
     return Source(flat(tensor), None if error is None else error.reshape(-1))
 
 
@@ -187,7 +177,7 @@ def _as_array(name: str, tensor: Any) -> Array:
         name.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"The tensor name {name!r} is no text that UTF-8 can write: rename the tensor.") from error
-    if hasattr(tensor, "detach"):  # a torch tensor, wherever it lives
+    if not isinstance(tensor, np.ndarray) and hasattr(tensor, "detach"):  # a torch tensor, wherever it lives
         tensor = tensor.detach().cpu().numpy()
     array = np.asarray(tensor)
     if _dtype_name(array.dtype) not in DTYPES:

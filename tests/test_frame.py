@@ -82,7 +82,7 @@ def test_a_reader_knows_what_a_frame_holds_before_it_decodes() -> None:
     assert reader.tensors == {name: TensorSpec.of(tensor) for name, tensor in update.items()}
     assert list(reader.tensors) == list(update)
     assert reader.exact == {"bn.running_mean", "bn.num_batches_tracked"}
-    assert reader._symbols is None
+    assert reader._levels is None
 
 
 def test_tensors_are_read_one_by_one_and_in_any_order() -> None:
@@ -92,7 +92,7 @@ def test_tensors_are_read_one_by_one_and_in_any_order() -> None:
     for name in reversed(update):
         assert_same(reader.read(name), encoded.sent[name])
     reader.close()
-    assert reader._symbols is None
+    assert reader._levels is None
     assert_same(reader.read("fc1.weight"), encoded.sent["fc1.weight"])
     first, second = reader.read("fc1.bias"), reader.read("fc1.bias")
     first[...] = 9

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flwr_co3.codec import Codec, Encoded
+from flwr_co3.codec import Codec, Encoded, _Attempt
 from flwr_co3.config import CO3Config
 from flwr_co3.frame import EMPTY
 from flwr_co3.rate import RateLimit
@@ -22,7 +22,7 @@ def counted_encodings() -> Iterator[list[int]]:
     sizes: list[int] = []
     original = Codec._at
 
-    def counting(self: Codec, *args: Any) -> Encoded:
+    def counting(self: Codec, *args: Any) -> _Attempt:
         encoded = original(self, *args)
         sizes.append(len(encoded.frame))
         return encoded

@@ -32,7 +32,7 @@ _MAX_ROWS = 1 << 17
 _MAX_PER_SEGMENT = 1 << 14
 
 
-def write(plans: list[Plan], coder: str) -> bytes:
+def write(plans: list[Plan], coder: str) -> list[bytes]:
     """Code the symbols of groups.
 
     Parameters
@@ -44,17 +44,15 @@ def write(plans: list[Plan], coder: str) -> bytes:
 
     Returns
     -------
-    bytes
-        Empty where all is level 0.
+    list of bytes
+        What follows one after the other; nothing where all is level 0.
     """
     sequences = [sequence for p in plans for sequence in p.sequences if not _is_certain(sequence.frequencies)]
-    out = Writer()
+    coded: list[bytes] = []
     if sequences:
         size = sum(p.cost for p in plans) >> (3 + COST_BITS)
-        (_write_rans if coder == "rans" else _write_huffman)(out, sequences, size)
-    for p in plans:
-        out += p.raw
-    return bytes(out)
+        coded = (_write_rans if coder == "rans" else _write_huffman)(sequences, size)
+    return [part for part in (*coded, *(p.raw for p in plans)) if part]
 
 
 def read(section: memoryview, models: list[Model], coder: str) -> list[Levels]:
@@ -106,7 +104,7 @@ def _is_certain(table: Frequencies) -> bool:
     return int(table.max()) == TOTAL
 
 
-def _write_rans(out: Writer, sequences: list[Sequence], size: int) -> None:
+def _write_rans(sequences: list[Sequence], size: int) -> list[bytes]:
     symbols = sum(s.length for s in sequences)
     chunk_count = max(1, round(min(size / _CHUNK_BYTES, symbols / _CHUNK_SYMBOLS)))
     lanes = max(size / _BYTES_PER_LANE, symbols / _SYMBOLS_PER_LANE) / chunk_count
@@ -114,12 +112,11 @@ def _write_rans(out: Writer, sequences: list[Sequence], size: int) -> None:
     rows = sum(-(-s.length // (1 << lanes_log2)) for s in sequences)
     rows_per_chunk = min(-(-rows // chunk_count), _MAX_ROWS)
     chunks = rans.encode(sequences, 1 << lanes_log2, rows_per_chunk)
-    out.u8(lanes_log2)
-    out.varint(rows_per_chunk)
+    head = Writer([lanes_log2])
+    head.varint(rows_per_chunk)
     for chunk in chunks:
-        out.varint((len(chunk) - (4 << lanes_log2)) // 2)
-    for chunk in chunks:
-        out += chunk
+        head.varint((len(chunk) - (4 << lanes_log2)) // 2)
+    return [bytes(head), *chunks]
 
 
 def _read_rans(reader: Reader, lengths: list[int], tables: list[Frequencies]) -> list[Bytes]:
@@ -138,17 +135,17 @@ def _read_rans(reader: Reader, lengths: list[int], tables: list[Frequencies]) ->
     return rans.decode(chunks, tables, layout)
 
 
-def _write_huffman(out: Writer, sequences: list[Sequence], size: int) -> None:
+def _write_huffman(sequences: list[Sequence], size: int) -> list[bytes]:
     symbols = sum(s.symbols.size for s in sequences)
     least = max(size, symbols / 8)  # no code word is shorter than a bit
     per_segment = max(1, round(symbols * min(_SEGMENT_BYTES / least, 1)))
     coded = [huffman.encode(s, per_segment) for s in sequences]
-    out.varint(per_segment)
+    head = Writer()
+    head.varint(per_segment)
     for _, sizes in coded:
         for segment_size in sizes:
-            out.varint(segment_size)
-    for segments, _ in coded:
-        out += segments
+            head.varint(segment_size)
+    return [bytes(head), *(segments for segments, _ in coded)]
 
 
 def _read_huffman(reader: Reader, lengths: list[int], tables: list[Frequencies]) -> list[Bytes]:

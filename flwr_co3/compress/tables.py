@@ -7,12 +7,11 @@ is cheapest with the symbols it has to code. A mirrored table has equal frequenc
 
 from __future__ import annotations
 
-import bisect
 import math
 import struct
 from collections.abc import Iterable
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,14 +29,15 @@ from flwr_co3.compress.frequencies import (
 )
 from flwr_co3.errors import FrameError
 from flwr_co3.gennorm import SHAPE_RANGE, log_moment_ratio
-from flwr_co3.moments import Moments
+from flwr_co3.moments import Measured
 from flwr_co3.wire import BitReader, Reader, Writer, write_bits
 
 Counts = npt.NDArray[np.int64]
 
 _PRECISIONS = (5, 6, 7, 8, 9, 10, 12)
 _MIRRORED = 0x80
-_AS_FLOAT, _AS_INTEGER = struct.Struct("<d"), struct.Struct("<Q")
+_LEAST_PEAK = 1e-100  # in units of the levels: what is below tells nothing
+_FLOAT64 = struct.Struct("<d")
 _SMALLEST_CODE, _LARGEST_CODE = 1 << 5, 0xFFDF  # exponent fields 1 and 2046 of float64
 
 
@@ -179,12 +179,6 @@ class Fit(NamedTuple):
         """Round a fit to what is sent."""
         return cls(encode_shape(shape), encode_positive(width))
 
-    @classmethod
-    def from_moments(cls, moments: Moments, scale: float = 1.0) -> Fit:
-        """Fit values that were multiplied by `scale`, by moments; they must not be all 0."""
-        code = _shape_code(moments.mean_square / moments.mean_abs**2)
-        return cls(code, encode_positive(moments.mean_abs * unit_width(code) * moments.peak * scale))
-
     @property
     def values(self) -> tuple[float, float]:
         """Shape and width, as they are received."""
@@ -260,30 +254,39 @@ def read_fitted(reader: Reader, edges: npt.NDArray[np.float64], zero_share: bool
     return _fitted_frequencies(fit, edges, share)
 
 
+def fits_of(moments: Measured) -> list[Fit]:
+    """Fit tensors, by their moments, as it is sent; those that are all 0, or next to it, get any fit."""
+    usable = (moments.nonzero > 0) & (moments.peak > _LEAST_PEAK)
+    codes = shape_codes(moments)
+    widths = encode_positives(np.where(usable, moments.mean_abs * unit_widths()[codes] * moments.peak, 1.0))
+    return [Fit(*codes) for codes in zip(np.where(usable, codes, encode_shape(1.0)).tolist(), widths.tolist(), strict=True)]
+
+
+def shape_codes(moments: Measured) -> npt.NDArray[np.int64]:
+    """Code of the shape at which ``E x^2 / (E|x|)^2`` is that of each tensor."""
+    lowest, bounds = _shape_bounds()
+    square = np.maximum(moments.mean_abs, _LEAST_PEAK) ** 2
+    return lowest + np.searchsorted(bounds, -np.log(np.maximum(moments.mean_square / square, 1.0)), side="right")
+
+
+@cache
+def _shape_bounds() -> tuple[int, npt.NDArray[np.float64]]:
+    """The least code, and where each code ends: minus the logarithm of the ratio, which falls with the shape."""
+    codes = range(encode_shape(SHAPE_RANGE[0]), encode_shape(SHAPE_RANGE[1]))
+    return codes.start, np.array([-log_moment_ratio(((code + 1.5) / 128) ** 2) for code in codes])
+
+
+@cache
+def unit_widths() -> npt.NDArray[np.float64]:
+    """Width over mean magnitude, ``Gamma(1/b) / Gamma(2/b)`` at shape b, for each of the 256 codes of a shape."""
+    shapes = map(decode_shape, range(256))
+    return np.array([math.exp(math.lgamma(1 / shape) - math.lgamma(2 / shape)) for shape in shapes])
+
+
 def encode_shape(shape: float) -> int:
     """Shape as one byte: ``shape = ((code + 1) / 128)^2``, steps of 3.5 % at .2 and .8 % at 4."""
     low, high = (math.ceil(128 * math.sqrt(bound)) - 1 for bound in SHAPE_RANGE)
     return min(max(round(128 * math.sqrt(shape)) - 1, low), high)
-
-
-def _shape_code(ratio: float) -> int:
-    """Code of the shape at which ``E x^2 / (E|x|)^2`` is this ratio."""
-    lowest, bounds = _shape_bounds()
-    return lowest + bisect.bisect(bounds, -math.log(max(ratio, 1.0)))
-
-
-@cache
-def _shape_bounds() -> tuple[int, list[float]]:
-    """The least code, and where each code ends: minus the logarithm of the ratio, which falls with the shape."""
-    codes = range(encode_shape(SHAPE_RANGE[0]), encode_shape(SHAPE_RANGE[1]))
-    return codes.start, [-log_moment_ratio(((code + 1.5) / 128) ** 2) for code in codes]
-
-
-@cache
-def unit_width(shape_code: int) -> float:
-    """Width over mean magnitude: ``Gamma(1/b) / Gamma(2/b)`` at shape b."""
-    shape = decode_shape(shape_code)
-    return math.exp(math.lgamma(1 / shape) - math.lgamma(2 / shape))
 
 
 def decode_shape(code: int) -> float:
@@ -291,18 +294,31 @@ def decode_shape(code: int) -> float:
     return max((code + 1) ** 2 / 16384, SHAPE_RANGE[0])
 
 
-def encode_positive(value: float) -> int:
-    """Positive number as 16 bits: the 11 exponent and 5 highest mantissa bits of its float64, rounded.
+def encode_positives(values: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Positive numbers as 16 bits: the 11 exponent and 5 highest mantissa bits of their float64, rounded.
 
     Numbers beyond the ends of the range become its ends, 2^-1022 and 1.97 * 2^1023.
     """
-    (bits,) = _AS_INTEGER.unpack(_AS_FLOAT.pack(value))
-    return min(max((bits + (1 << 46)) >> 47, _SMALLEST_CODE), _LARGEST_CODE)
+    bits = np.asarray(values, np.float64).view(np.int64)
+    return np.clip((bits + (1 << 46)) >> 47, _SMALLEST_CODE, _LARGEST_CODE)
+
+
+def encode_positive(value: float) -> int:
+    """Code of one number; see `encode_positives`."""
+    return int(encode_positives(value))
+
+
+def decode_positives(codes: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float64]:
+    """Numbers of 16-bit codes; exact, so the same everywhere."""
+    wrong = codes[(codes < _SMALLEST_CODE) | (codes > _LARGEST_CODE)]
+    if wrong.size:
+        raise FrameError(f"The 16-bit number {wrong[0]:#06x} is no scale or width: it must be normal and finite.")
+    return (codes.astype(np.int64) << 47).view(np.float64)
 
 
 def decode_positive(code: int) -> float:
-    """Number of a 16-bit code; exact, so the same everywhere."""
+    """Number of one code; see `decode_positives`."""
     if not _SMALLEST_CODE <= code <= _LARGEST_CODE:
-        raise FrameError(f"The 16-bit number {code:#06x} is no scale or width: it must be normal and finite.")
-    (value,) = _AS_FLOAT.unpack(_AS_INTEGER.pack(code << 47))
+        decode_positives(np.array([code]))  # says what is wrong
+    (value,) = _FLOAT64.unpack((code << 47).to_bytes(8, "little"))
     return float(value)

@@ -14,10 +14,11 @@ from flwr_co3.moments import BLOCK, Source, segments
 
 Array = npt.NDArray[Any]
 Float32s = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-# Scales with which a float32 update is rounded in float32; beyond, the products may leave its range.
-_NARROW_SCALES = 2.0**-60, 2.0**60
+# Scales and units with which float32 is enough; beyond, products may leave its range.
+_NARROW = 2.0**-60, 2.0**60
 
 
 class Converted(NamedTuple):
@@ -26,18 +27,18 @@ class Converted(NamedTuple):
     symbols: npt.NDArray[np.uint8]  # shape (entries of all,)
     starts: Integers  # where each tensor's symbols begin
     counts: Integers  # of each symbol in each tensor, shape (tensors, levels)
-    squares: list[float]  # squared error of each tensor, in its unit's square
+    squares: Floats  # squared error of each tensor, in its unit's square
 
 
 def convert(
     fmt: FloatFormat,
     sources: Sequence[Source],
     decay: float,
-    scales: Sequence[float],
+    scales: Floats,
+    units: Floats,
     *,
     rng: np.random.Generator | None = None,
     kept: Sequence[Float32s | None] | None = None,
-    units: Sequence[float] | None = None,
 ) -> Converted:
     """Round tensors, with their memories, to the levels of a format of at most 255; see `FloatFormat.quantize`.
 
@@ -49,39 +50,43 @@ def convert(
         What is to be sent; finite.
     decay : float
         What memories are multiplied by.
-    scales : sequence of float
+    scales : ndarray of float64, shape (tensors,)
         What each tensor is multiplied by before rounding.
+    units : ndarray of float64, shape (tensors,)
+        Units of the errors that are squared, such as the tensors' peaks: they keep the squares in range.
     rng : numpy.random.Generator, optional
         With it, rounding is stochastic.
     kept : sequence of ndarray, optional
         Where the new memory of each tensor goes, which is what was to be sent less what will be decoded; this may be
         the place of the old one. Only for float32 tensors.
-    units : sequence of float, optional
-        Units of the squared errors, by default 1; others keep the squares of extreme float64 values in range.
     """
     sizes = [source.update.size for source in sources]
     starts = np.cumsum([0, *sizes], dtype=np.int64)
     symbols = np.empty(int(starts[-1]), np.uint8)
-    converted = Converted(symbols, starts[:-1], np.zeros((len(sizes), 2 * fmt.zero + 1), np.int64), [0.0] * len(sizes))
-    fast = []
-    for t, (source, scale) in enumerate(zip(sources, scales, strict=True)):
-        if kernels.compiled() and source.update.dtype == np.float32 and _NARROW_SCALES[0] < scale < _NARROW_SCALES[1]:
-            fast.append(t)
-            if rng is not None:  # random numbers are drawn tensor by tensor
-                _convert_compiled(fmt, sources, decay, scales, rng, kept, units, converted, [t])
-        else:
-            out = None if kept is None else kept[t]
-            _convert_in_numpy(fmt, source, decay, scale, rng, out, units[t] if units else 1.0, converted, t)
+    out = Converted(symbols, starts[:-1], np.zeros((len(sizes), 2 * fmt.zero + 1), np.int64), np.zeros(len(sizes)))
+    narrow = (np.minimum(scales, units) > _NARROW[0]) & (np.maximum(scales, units) < _NARROW[1])
+    fast = [
+        t
+        for t, (source, fits) in enumerate(zip(sources, narrow.tolist(), strict=True))
+        if fits and kernels.compiled() and source.update.dtype == np.float32
+    ]
     if fast and rng is None:
-        _convert_compiled(fmt, sources, decay, scales, rng, kept, units, converted, fast)
-    return converted
+        _convert_compiled(fmt, sources, decay, scales, units, rng, kept, out, fast)
+    compiled = set(fast)
+    for t, source in enumerate(sources):
+        if t not in compiled:
+            new = None if kept is None else kept[t]
+            _convert_in_numpy(fmt, source, decay, float(scales[t]), rng, new, float(units[t]), out, t)
+        elif rng is not None:  # random numbers are drawn tensor by tensor
+            _convert_compiled(fmt, sources, decay, scales, units, rng, kept, out, [t])
+    return out
 
 
-def magnitude_values(fmt: FloatFormat, scale: float, dtype: str) -> npt.NDArray[np.float64]:
-    """What each magnitude decodes to in a tensor of a type, as far as that type goes."""
+def magnitude_values(fmt: FloatFormat, scales: npt.ArrayLike, dtype: str) -> Floats:
+    """What each magnitude decodes to at scales of any shape, as far as a tensor's type goes: one more dimension."""
     limit = (2 - 2**-7) * 2.0**127 if dtype == "bfloat16" else float(np.finfo(dtype).max)
     with np.errstate(over="ignore"):
-        values: npt.NDArray[np.float64] = np.minimum(fmt.magnitudes / np.float64(scale), limit)
+        values: Floats = np.minimum(fmt.magnitudes / np.asarray(scales, np.float64)[..., None], limit)
     return values
 
 
@@ -114,10 +119,10 @@ def _convert_compiled(
     fmt: FloatFormat,
     sources: Sequence[Source],
     decay: float,
-    scales: Sequence[float],
+    scales: Floats,
+    units: Floats,
     rng: np.random.Generator | None,
     kept: Sequence[Float32s | None] | None,
-    units: Sequence[float] | None,
     out: Converted,
     which: list[int],
 ) -> None:
@@ -126,17 +131,16 @@ def _convert_compiled(
     runs = segments([source.update.size for source in sources], which)
     counts = np.zeros((len(runs), out.counts.shape[1]), np.uint32)
     squares = np.zeros(len(runs))
-    factors = np.array([np.float32(scale) if t in set(which) else 1 for t, scale in enumerate(scales)], np.float32)
-    values = np.zeros((len(sources), fmt.zero + 1), np.float32)
-    for t in which:
-        values[t] = magnitude_values(fmt, scales[t], "float32")
+    with np.errstate(over="ignore"):  # of those that are not converted here
+        factors, inverse_units = scales.astype(np.float32), (1 / units).astype(np.float32)
+    values = magnitude_values(fmt, scales, "float32").astype(np.float32)
     layout = (fmt.mantissa, fmt.bias, fmt.zero)
     new = None if kept is None else list(kept)
 
     def work(part: range, nudge: npt.NDArray[np.int32] | None = None) -> None:
         run = slice(part.start, part.stop)
         loops.convert(
-            *(updates, errors, decay, runs[run], factors, values, layout, nudge),
+            *(updates, errors, decay, runs[run], factors, inverse_units, values, layout, nudge),
             *(out.symbols, out.starts, new, counts[run], squares[run]),
         )
 
@@ -146,25 +150,23 @@ def _convert_compiled(
         for k, (_, start, stop) in enumerate(runs.tolist()):
             draws = [fmt.draws(rng, min(BLOCK, stop - first)) for first in range(start, stop, BLOCK)]
             work(range(k, k + 1), np.concatenate(draws))
-    np.add.at(out.counts, runs[:, 0], counts)
-    for t, square in zip(runs[:, 0].tolist(), squares.tolist(), strict=True):
-        unit = units[t] if units else 1.0
-        out.squares[t] += square / unit / unit
+    first = np.flatnonzero(np.diff(runs[:, 0], prepend=-1))
+    out.counts[runs[first, 0]] += np.add.reduceat(counts, first, dtype=np.int64)
+    out.squares[runs[first, 0]] += np.add.reduceat(squares, first)
 
 
 def keep(
     fmt: FloatFormat,
     sources: Sequence[Source],
     decay: float,
-    scales: Sequence[float],
+    scales: Floats,
     converted: Converted,
     kept: Sequence[Float32s],
 ) -> None:
     """Write the new memory of each tensor, which is float32, after it has been converted without that."""
     values = np.zeros((len(sources), 256), np.float32)
-    for row, scale in zip(values, scales, strict=True):
-        magnitudes = magnitude_values(fmt, scale, "float32")
-        row[: 2 * fmt.zero + 1] = np.concatenate([-magnitudes[:0:-1], magnitudes])
+    values[:, fmt.zero : 2 * fmt.zero + 1] = magnitude_values(fmt, scales, "float32")
+    values[:, : fmt.zero] = -values[:, 2 * fmt.zero : fmt.zero : -1]
     loops = kernels.compiled()
     if loops is None:
         for source, row, start, new in zip(sources, values, converted.starts.tolist(), kept, strict=True):
