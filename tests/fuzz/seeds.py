@@ -1,5 +1,6 @@
 """Where the fuzzer starts: frames of every kind, those of old versions, and some bytes for each loop."""
 
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
@@ -12,15 +13,15 @@ from tests.fuzz.targets import KERNELS
 from tests.kinds import kinds, outliers
 from tests.samples import gennorm
 
-FRAMES = Path(__file__).parent.parent / "frames"
+_FRAMES = Path(__file__).parent.parent / "frames"
 
 _MAX_LENGTH = 2000  # longer frames are slow, and hold nothing that these don't
 _LOOPS = 5  # targets in loops.c
 
 
 def frames() -> list[bytes]:
-    """Frames without their checksums; with deflated tables and, since no mutation gets through deflate, with plain ones."""
-    found = [path.read_bytes() for path in sorted(FRAMES.glob("*.frame"))]
+    """Frames without their checksums, with deflated tables and with plain ones: no mutation gets through deflate."""
+    found = [path.read_bytes() for path in sorted(_FRAMES.glob("*.frame"))]
     deflate = frame_module._deflate
     for plain in (False, True):
         with patch.object(frame_module, "_deflate", (lambda data: deflate(data) + data) if plain else deflate):
@@ -41,4 +42,8 @@ def _noise(targets: int) -> list[bytes]:
     return seeds + [bytes([target, *([fill] * 64)]) for target in range(targets) for fill in range(4)]
 
 
-SEEDS = {"frames": frames, "kernels": lambda: _noise(len(KERNELS)), "loops": lambda: _noise(_LOOPS)}
+SEEDS: dict[str, Callable[[], list[bytes]]] = {
+    "frames": frames,
+    "kernels": lambda: _noise(len(KERNELS)),
+    "loops": lambda: _noise(_LOOPS),
+}

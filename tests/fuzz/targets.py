@@ -17,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from flwr_co3 import kernels
-from flwr_co3.compress import huffman, rans, sparse, stream, tables
+from flwr_co3.compress import huffman, rans, sparse, stream
 from flwr_co3.compress.frequencies import TOTAL, Frequencies, normalize
 from flwr_co3.compress.levels import DenseLevels
 from flwr_co3.compress.packing import Sequence, pack_factor, packed_frequencies
+from flwr_co3.compress.tables import read_counted, read_fitted
 from flwr_co3.convert import FloatFormat
 from flwr_co3.errors import FrameError
 from flwr_co3.frame import FrameReader
@@ -73,7 +74,7 @@ def agreed(work: Callable[[], Any]) -> Any:
 
 def apart(data: bytes | memoryview) -> memoryview:
     """A copy in memory of its own, so that the address sanitizer sees a read beyond its end."""
-    return memoryview(np.frombuffer(data, np.uint8).copy())
+    return np.frombuffer(data, np.uint8).copy().data
 
 
 # -- frames -----------------------------------------------------------------------------------------------------------
@@ -123,7 +124,7 @@ class Fields:
         self._at += size
         return int.from_bytes(self._data[self._at - size : self._at], "little") % below
 
-    def bytes(self, size: int) -> bytes:
+    def take(self, size: int) -> bytes:
         """So many bytes."""
         self._at += size
         return self._data[self._at - size : self._at].ljust(size, b"\0")
@@ -137,7 +138,7 @@ class Fields:
     def table(self) -> Frequencies:
         """Frequencies of an alphabet of 2 to 256 symbols."""
         size = 2 + self.number(1, 255)
-        weights = np.resize(np.frombuffer(self.bytes(1 + self.number(1, 16)), np.uint8), size).astype(np.int64) ** 2
+        weights = np.resize(np.frombuffer(self.take(1 + self.number(1, 16)), np.uint8), size).astype(np.int64) ** 2
         weights[self.number(1, size)] += 1
         return normalize(weights)
 
@@ -162,7 +163,7 @@ class Coded(NamedTuple):
         """Symbols that the table has, in a pattern."""
         table = fields.table()
         length = 1 + fields.number(2, MAX_SYMBOLS)
-        pattern = np.frombuffer(fields.bytes(1 + fields.number(1, 64)), np.uint8)
+        pattern = np.frombuffer(fields.take(1 + fields.number(1, 64)), np.uint8)
         used = np.flatnonzero(table).astype(np.uint8)
         return cls(used[np.resize(pattern, length).astype(np.intp) % used.size], table)
 
@@ -188,7 +189,7 @@ def rans_chunks(fields: Fields) -> None:
     else:
         whole, chunks = [], []
         for _ in range(layout.chunks):
-            chunks.append(fields.bytes(4 * lanes + 2 * fields.number(1, 256)))
+            chunks.append(fields.take(4 * lanes + 2 * fields.number(1, 256)))
     chunks = [chunk[: len(chunk) // 2 * 2].ljust(4 * lanes, b"\0") for chunk in chunks]
     data = [apart(chunk) for chunk in chunks]
     found = agreed(lambda: _bytes_of(rans.decode(data, [c.table for c in coded], layout)))
@@ -201,20 +202,17 @@ def huffman_segments(fields: Fields) -> None:
     if not coded:
         return
     per_segment = 16 + fields.number(2, 1 << 10)
-    parts = [agreed(lambda c=c: huffman.encode(Sequence(c.symbols, c.table), per_segment)) for c in coded]
+    sequences = [Sequence(c.symbols, c.table) for c in coded]
+    parts = agreed(lambda: [huffman.encode(sequence, per_segment) for sequence in sequences])
     whole, sizes = b"".join(part for part, _ in parts), [size for _, own in parts for size in own]
-    data = fields.damage(whole) if fields.number(1, 4) else fields.rest()
+    data, own_sizes = fields.damage(whole) if fields.number(1, 4) else fields.rest(), list(sizes)
     if fields.number(1, 2):  # a segment longer, and another shorter
         k, moved = fields.number(2, len(sizes)), fields.number(1, 8)
         sizes[k], sizes[k - 1] = sizes[k] + moved, max(sizes[k - 1] - moved, 0)
     data = data[: sum(sizes)].ljust(sum(sizes), b"\xff")
-    lengths = [c.symbols.size for c in coded]
-    found = agreed(
-        lambda: _bytes_of(huffman.decode(apart(data), sizes, [c.table for c in coded], lengths, per_segment))
-    )
-    assert data != whole or sizes != [size for _, own in parts for size in own] or found == [
-        c.symbols.tobytes() for c in coded
-    ]
+    tables, lengths = [c.table for c in coded], [c.symbols.size for c in coded]
+    found = agreed(lambda: _bytes_of(huffman.decode(apart(data), sizes, tables, lengths, per_segment)))
+    assert data != whole or sizes != own_sizes or found == _bytes_of([c.symbols for c in coded])
 
 
 def sparse_gaps(fields: Fields) -> None:
@@ -223,11 +221,11 @@ def sparse_gaps(fields: Fields) -> None:
     count = 1 + fields.number(2, 512)
     shift = fields.number(1, 41) if fields.number(1, 4) == 0 else fields.number(1, 8)
     entries = 1 + fields.number(6, 1 << 48) if fields.number(1, 8) == 0 else 1 + fields.number(2, 1 << 14)
-    values = np.frombuffer(fields.bytes(2 * reach), np.int8).astype(np.float32)
+    values = np.frombuffer(fields.take(2 * reach), np.int8).astype(np.float32)
     factor = pack_factor(2 * reach)
-    low = apart(fields.bytes(sparse.low_size(count, shift)))
-    packed = np.frombuffer(fields.bytes(-(-count // factor)), np.uint8) % np.int64((2 * reach) ** factor)
-    tokens = np.frombuffer(fields.bytes(count + fields.number(1, 16)), np.uint8) % np.uint8(sparse.TOKENS)
+    low = apart(fields.take(sparse.low_size(count, shift)))
+    packed = np.frombuffer(fields.take(-(-count // factor)), np.uint8) % np.int64((2 * reach) ** factor)
+    tokens = np.frombuffer(fields.take(count + fields.number(1, 16)), np.uint8) % np.uint8(sparse.TOKENS)
     gaps = sparse.PackedGaps(tokens, low, shift, packed.astype(np.uint8), factor, 2 * reach, count)
 
     def walk() -> list[bytes]:
@@ -250,10 +248,10 @@ def dense_levels(fields: Fields) -> None:
     entries = 1 + fields.number(2, MAX_SYMBOLS)
     first = fields.number(2, entries)
     count = fields.number(2, entries - first + 1)
-    values = np.frombuffer(fields.bytes(255), np.int8).astype(np.float32)
+    values = np.frombuffer(fields.take(255), np.int8).astype(np.float32)
     packed = np.resize(np.frombuffer(fields.rest() or b"\0", np.uint8), -(-entries // factor))
-    packed = packed % np.int64((2 * reach + 1) ** factor)
-    levels = DenseLevels(entries, 127, reach, factor, packed.astype(np.uint8))
+    below = (packed % np.int64((2 * reach + 1) ** factor)).astype(np.uint8)
+    levels = DenseLevels(entries, 127, reach, factor, below)
 
     def write() -> list[bytes]:
         new, added = np.empty(count, np.float32), np.full(count, 0.5, np.float32)
@@ -273,10 +271,10 @@ def fitted_tables(fields: Fields) -> None:
     edges = FORMATS[fields.number(1, len(FORMATS))].edges
     edges = edges[: 1 + fields.number(1, edges.size)]
     with_share, factor = bool(fields.number(1, 2)), 1 + fields.number(1, pack_factor(2 * edges.size + 1))
-    header = fields.bytes(5 if with_share else 3)
+    header = fields.take(5 if with_share else 3)
 
     def read() -> list[bytes]:
-        table = tables.read_fitted(Reader(header, "table"), edges, with_share)
+        table = read_fitted(Reader(header, "table"), edges, with_share)
         assert table.sum() == TOTAL and table.min() > 0
         packed = packed_frequencies(table, factor)
         assert packed.sum() == TOTAL and packed.min() > 0
@@ -292,7 +290,7 @@ def counted_tables(fields: Fields) -> None:
     header = fields.rest()
 
     def read() -> list[bytes]:
-        table = tables.read_counted(Reader(header, "table"), alphabet)
+        table = read_counted(Reader(header, "table"), alphabet)
         assert table.sum() == TOTAL and table.min() >= 0
         packed = packed_frequencies(table, factor)
         assert packed.sum() == TOTAL and packed.min() >= 0
@@ -301,50 +299,7 @@ def counted_tables(fields: Fields) -> None:
     agreed(read)
 
 
-def unchecked_arguments(fields: Fields) -> None:
-    """Arrays of any length for the compiled loops: they are refused with ValueError, not trusted."""
-    loops = kernels.compiled()
-    if loops is None:
-        return
-    which, lanes, rows, chunk = (fields.number(1, 4), fields.number(1, 70) - 1, fields.number(2, 600) - 1, 0)
-    shift, factor, alphabet = fields.number(1, 43) - 1, fields.number(1, 10), fields.number(2, 258)
-    count, entries, mode = fields.number(2, 600) - 1, fields.number(2, 600) - 1, fields.number(1, 4)
-    chunk = fields.number(1, 4)
-    sizes = [fields.number(2, 700) for _ in range(3)]
-    wide = fields.bytes(8 * fields.number(1, 4))
-    table = fields.bytes(512 * fields.number(1, 4))
-    blocks = [np.frombuffer(fields.bytes(size), np.uint8).copy() for size in sizes]
-    numbers = np.frombuffer(wide, np.int64) % 4096 - 1
-    zeros = np.zeros(1 << 14, np.uint8)
-    for name in ("vectors", "scalars"):
-        out = np.zeros(entries + 1 & ~3, np.uint8)
-        with engine(name):
-            try:
-                if which == 0:
-                    loops.rans_decode(blocks[0], numbers, np.frombuffer(table, "u2"), lanes, rows, chunk, [out, out])
-                elif which == 1:
-                    loops.huffman_decode(blocks[0], numbers, zeros, zeros + np.uint8(shift % 15), rows, out)
-                elif which == 2:
-                    loops.place(
-                        *(blocks[0] % 64, blocks[1], shift, blocks[2], factor, alphabet, count, entries, mode),
-                        *(blocks[1][: blocks[1].size & ~3].view("f4"), out.view("f4") if mode > 1 else out),
-                    )
-                else:
-                    values = blocks[1][: blocks[1].size & ~3].view("f4")
-                    loops.dequantize(blocks[0], factor, count, values, out.view("f4"), bool(mode))
-            except ValueError:
-                pass
-
-
-KERNELS = (
-    rans_chunks,
-    huffman_segments,
-    sparse_gaps,
-    dense_levels,
-    fitted_tables,
-    counted_tables,
-    unchecked_arguments,
-)
+KERNELS = (rans_chunks, huffman_segments, sparse_gaps, dense_levels, fitted_tables, counted_tables)
 
 
 def run_kernels(data: bytes) -> None:
