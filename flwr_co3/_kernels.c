@@ -850,7 +850,7 @@ static int64_t packed_cost(const int64_t *counts, int n, int64_t total, int fact
     }
     for (int i = 0; i < size; i++)
         if (joint[i]) per_symbol += joint[i] * (log2[TOTAL] - log2[packed[i]]);
-    return (per_symbol >> 10) * ((total + factor - 1) / factor) >> (SHARE_BITS - 10);
+    return (int64_t)((__int128)per_symbol * ((total + factor - 1) / factor) >> SHARE_BITS);
 }
 
 enum { FITTED = 1, FITTED_ZERO_SHARE = 2, COUNTED = 3 };

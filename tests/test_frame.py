@@ -439,6 +439,9 @@ def test_adding_twice_adds_twice_and_only_to_what_is_asked_for() -> None:
     reader.add_to(total)
     assert_same(total["fc1.weight"], once + once)
     reader.add_to({})
+    foreign = np.zeros((128, 32), ">f4")
+    reader.add_to({"fc1.weight": foreign})
+    np.testing.assert_array_equal(foreign, once)
 
 
 @pytest.mark.parametrize(
@@ -449,12 +452,11 @@ def test_adding_twice_adds_twice_and_only_to_what_is_asked_for() -> None:
         ("fc1.weight", np.zeros((128, 32), "f8")),
         ("fc1.weight", np.zeros((32, 128), "f4").T),
         ("fc1.weight", np.zeros((128, 64), "f4")[:, ::2]),
-        ("fc1.weight", np.zeros((128, 32), ">f4")),
         ("fc1.weight", np.zeros((128, 31), "f4")),
         ("fc1.weight", np.zeros((129, 32), "f4")),
         ("fc1.weight", np.zeros((32, 128), "f4")),
     ],
-    ids=["exact", "exact integer", "dtype", "order", "strides", "byte order", "smaller", "larger", "shape"],
+    ids=["exact", "exact integer", "dtype", "order", "strides", "smaller", "larger", "shape"],
 )
 def test_totals_that_do_not_fit_are_refused_by_name(name: str, bad: Array) -> None:
     reader = FrameReader(Codec().encode(network()))
@@ -467,6 +469,6 @@ def test_totals_that_can_not_be_written_to_are_refused() -> None:
     reader = FrameReader(Codec().encode(network()))
     total = np.zeros((128, 32), "f4")
     total.setflags(write=False)
-    with pytest.raises((ValueError, BufferError)):
+    with pytest.raises((TypeError, ValueError)):
         reader.add_to({"fc1.weight": total})
     assert not total.any()

@@ -236,7 +236,7 @@ def test_budgets(bits: float, coder: str) -> None:
 @pytest.mark.parametrize("decay", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("bits", [None, 0.3])
 def test_memories(dtype: str, decay: float, bits: float | None) -> None:
-    config = CO3Config(rate=bits and RateLimit(bits_per_parameter=bits), exact_below=0)
+    config = CO3Config(rate=None if bits is None else RateLimit(bits_per_parameter=bits), exact_below=0)
     rounds = [sizes_of_all_kinds(seed) for seed in range(3)]
     with small_pieces():
         *_, last = assert_twins(rounds, config, remembering(rounds[0], decay, dtype))
