@@ -850,7 +850,7 @@ static int64_t packed_cost(const int64_t *counts, int n, int64_t total, int fact
     }
     for (int i = 0; i < size; i++)
         if (joint[i]) per_symbol += joint[i] * (log2[TOTAL] - log2[packed[i]]);
-    return (per_symbol >> 10) * ((total + factor - 1) / factor) >> (SHARE_BITS - 10);
+    return (int64_t)((__int128)per_symbol * ((total + factor - 1) / factor) >> SHARE_BITS);
 }
 
 enum { FITTED = 1, FITTED_ZERO_SHARE = 2, COUNTED = 3 };
@@ -1608,6 +1608,19 @@ static PyObject *py_gaps(PyObject *self, PyObject *args) {
 
 enum { CHECK, SYMBOLS, ASSIGN, ADD };
 
+/* The low bits of eight levels, from one byte of each plane. */
+INLINE void low_bits(const uint8_t *low, int64_t plane, int64_t at, int shift, uint64_t lows[8]) {
+    uint64_t bytes = 0;
+    for (int bit = 0; bit < shift && bit < 8; bit++) {
+        /* One bit to a byte, the most significant first: what is not 0 becomes 1. */
+        uint64_t spread = low[bit * plane + at] * 0x0101010101010101u & 0x0102040810204080u;
+        bytes |= ((spread + 0x7f7f7f7f7f7f7f7fu) >> 7 & 0x0101010101010101u) << bit;
+    }
+    for (int k = 0; k < 8; k++) lows[k] = bytes >> (8 * k) & 255;
+    for (int bit = 8; bit < shift; bit++)
+        for (int k = 0; k < 8; k++) lows[k] |= (uint64_t)(low[bit * plane + at] >> (7 - k) & 1) << bit;
+}
+
 PyDoc_STRVAR(place_doc, "place(tokens, low, shift, packed, factor, alphabet, levels, entries, mode, values, out) -> bool\n\n"
 "Walk through a sparse group of so many entries. mode 0: only check; 1: write uint8 values into out, 2: write float32\n"
 "values, 3: add them. values: one for each of the `alphabet` levels. False if the gaps do not fit the levels or entries.");
@@ -1624,31 +1637,35 @@ static PyObject *py_place(PyObject *self, PyObject *args) {
     int item = mode == SYMBOLS ? 1 : 4;
     int ok = levels >= 0 && shift >= 0 && shift <= 40 && factor >= 1 && factor <= 8 && alphabet >= 2 &&
              alphabet <= 256 && low_buffer.len >= plane * shift && packed_buffer.len >= (levels + factor - 1) / factor &&
-             (mode == CHECK || (values.len >= alphabet * item && out.len / item >= entries));
+             (mode == CHECK || (mode >= SYMBOLS && mode <= ADD && values.len >= alphabet * item && out.len / item >= entries));
     if (!ok) too_short("data or result");
     else {
         Py_BEGIN_ALLOW_THREADS
         int64_t position = -1, found = 0;
-        uint64_t zeros = 0;
-        unsigned rest = 0, digits = 0;
-        for (int64_t k = 0; k < count && sound; k++) {
+        uint64_t zeros = 0, lows[8] = {0};
+        uint8_t digits[256 * 8];
+        if (mode != CHECK)
+            for (int symbol = 0; symbol < 256; symbol++)
+                for (int k = 0, rest = symbol; k < factor; k++, rest /= alphabet)
+                    digits[symbol * factor + k] = (uint8_t)(rest % alphabet);
+        const uint8_t *next = packed, *mine = digits;
+        int left = 0; /* of the digits of a packed symbol */
+        for (int64_t k = 0; k < count; k++) {
             zeros += (uint64_t)tokens[k] << shift;
-            if (zeros > (uint64_t)entries) { sound = 0; break; }
-            if (tokens[k] == ESCAPE) continue;
-            if (found == levels) { sound = 0; break; }
-            for (int bit = 0; bit < shift; bit++)
-                zeros += (uint64_t)(low[bit * plane + (found >> 3)] >> (7 - (found & 7)) & 1) << bit;
-            position += (int64_t)zeros + 1;
+            if (tokens[k] == ESCAPE && zeros <= (uint64_t)entries) continue;
+            if (found == levels || zeros > (uint64_t)entries) { sound = 0; break; }
+            if (!(found & 7)) low_bits(low, plane, found >> 3, shift, lows);
+            position += (int64_t)(zeros + lows[found & 7]) + 1;
             zeros = 0;
-            if (position >= entries) { sound = 0; break; }
-            if (!digits) rest = packed[found / factor], digits = (unsigned)factor;
-            unsigned level = rest % (unsigned)alphabet;
-            rest /= (unsigned)alphabet;
-            digits--;
             found++;
+            if (position >= entries) { sound = 0; break; }
+            if (mode == CHECK) continue;
+            if (!left) mine = digits + *next++ * factor, left = factor;
+            uint8_t level = *mine++;
+            left--;
             if (mode == SYMBOLS) ((uint8_t *)out.buf)[position] = ((const uint8_t *)values.buf)[level];
             else if (mode == ASSIGN) ((float *)out.buf)[position] = ((const float *)values.buf)[level];
-            else if (mode == ADD) ((float *)out.buf)[position] += ((const float *)values.buf)[level];
+            else ((float *)out.buf)[position] += ((const float *)values.buf)[level];
         }
         if (found != levels || zeros) sound = 0;
         if (count && tokens[count - 1] == ESCAPE) sound = 0;

@@ -18,7 +18,7 @@ from flwr_co3.compress.frequencies import TOTAL
 from flwr_co3.compress.tables import decode_positives, encode_positives
 from flwr_co3.convert import FloatFormat, magnitude_values
 from flwr_co3.errors import FrameError
-from flwr_co3.wire import Reader, Writer
+from flwr_co3.wire import Reader, Writer, varint
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
@@ -32,6 +32,7 @@ DTYPES = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     *("float16", "float32", "float64", "bfloat16", "complex64", "complex128"),
 )
+_CODES = {dtype: code for code, dtype in enumerate(DTYPES)}
 LOSSY_DTYPES = ("float16", "float32", "float64", "bfloat16")
 
 #: Tensors of so many entries or fewer share one model: a model of their own would cost more than it gains.
@@ -213,14 +214,10 @@ def _write_table(header: Header) -> bytes:
     out.varint(2 * fmt.bias if fmt.bias >= 0 else -2 * fmt.bias - 1)
     out.varint(fmt.reserved)
     out.varint(len(tensors))
-    for name in tensors:
-        out.block(name.encode())
-    for name, spec in tensors.items():
-        out.u8(DTYPES.index(spec.dtype) | (_EXACT if name in header.exact else 0))
-    for spec in tensors.values():
-        out.varint(len(spec.shape))
-        for size in spec.shape:
-            out.varint(size)
+    names = [name.encode() for name in tensors]
+    out += b"".join(part for name in names for part in (varint(len(name)), name))
+    out += bytes(_CODES[spec.dtype] | (_EXACT if name in header.exact else 0) for name, spec in tensors.items())
+    out += b"".join(varint(n) for spec in tensors.values() for n in (len(spec.shape), *spec.shape))
     return bytes(out)
 
 

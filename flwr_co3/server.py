@@ -11,6 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
+from flwr_co3._average import averages
 from flwr_co3._inbox import Inbox, Sent
 from flwr_co3._protocol import CONFIG_KEY, Order
 from flwr_co3._replies import SentModel, loaders, plain_record
@@ -137,7 +138,7 @@ class CO3Strategy(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Make weights of what clients sent, and let the wrapped strategy aggregate them."""
-        inbox = Inbox(self._sent, _weight_key(self.strategy), self._tally)
+        inbox = Inbox(self._sent, _weight_key(self.strategy), self._tally, averages(self.strategy))
         arrays, metrics = self._inner("aggregate_train")(server_round, inbox.open(replies))
         if arrays is not None:
             arrays = plain_record(arrays)  # some strategies take over one client's arrays as they are

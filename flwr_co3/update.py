@@ -143,10 +143,10 @@ class Update:
         # Exact zeros lose nothing at any scale; in the fit they would pass for a heavy tail.
         moments = self.moments.without_zeros()
         codes = shape_codes(moments)
-        width = np.maximum(moments.mean_abs * unit_widths()[codes] * moments.peak, sys.float_info.min)
         # Shapes are rounded as on the wire, so that the few that remain are optimised once.
         by_code = {code: optimal_scale(self.header.format, GenNorm(decode_shape(code), 1.0)) for code in set(codes.tolist())}
         with np.errstate(over="ignore"):
+            width = np.maximum(moments.mean_abs * unit_widths()[codes] * moments.peak, sys.float_info.min)
             scales = np.array([by_code[code] for code in codes.tolist()]) / width
         return np.where(moments.nonzero > 0, decode_positives(encode_positives(scales)), 1.0)
 

@@ -166,7 +166,7 @@ def _packed_cost(counts: Counts, frequencies: Frequencies, factor: int) -> int:
         joint = (share[:, None] * joint[None, :] >> _SHARE_BITS).reshape(-1)
     costs = log2_table()
     per_symbol = int(np.sum(joint * (int(costs[TOTAL]) - costs[frequencies].astype(np.int64))))
-    return (per_symbol >> 10) * -(-total // factor) >> (_SHARE_BITS - 10)
+    return per_symbol * -(-total // factor) >> _SHARE_BITS
 
 
 def _sparse(group: Group, counts: Counts, reach: int) -> Plan:

@@ -13,7 +13,6 @@ from flwr_co3.convert.float_format import FloatFormat
 from flwr_co3.moments import BLOCK, Source, segments
 
 Array = npt.NDArray[Any]
-Float32s = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
@@ -38,7 +37,7 @@ def convert(
     units: Floats,
     *,
     rng: np.random.Generator | None = None,
-    kept: Sequence[Float32s | None] | None = None,
+    kept: Sequence[Array | None] | None = None,
 ) -> Converted:
     """Round tensors, with their memories, to the levels of a format of at most 255; see `FloatFormat.quantize`.
 
@@ -58,7 +57,7 @@ def convert(
         With it, rounding is stochastic.
     kept : sequence of ndarray, optional
         Where the new memory of each tensor goes, which is what was to be sent less what will be decoded; this may be
-        the place of the old one. Only for float32 tensors.
+        the place of the old one.
     """
     sizes = [source.update.size for source in sources]
     starts = np.cumsum([0, *sizes], dtype=np.int64)
@@ -96,13 +95,12 @@ def _convert_in_numpy(
     decay: float,
     scale: float,
     rng: np.random.Generator | None,
-    kept: Float32s | None,
+    kept: Array | None,
     unit: float,
     out: Converted,
     t: int,
 ) -> None:
-    values = magnitude_values(fmt, scale, source.update.dtype.name).astype(source.update.dtype)
-    values = np.concatenate([-values[:0:-1], values])
+    values = _symbol_values(fmt, scale, source.update.dtype)
     start = int(out.starts[t])
     for first in range(0, source.update.size, BLOCK):
         block = source.block(decay, first, first + BLOCK)
@@ -122,7 +120,7 @@ def _convert_compiled(
     scales: Floats,
     units: Floats,
     rng: np.random.Generator | None,
-    kept: Sequence[Float32s | None] | None,
+    kept: Sequence[Array | None] | None,
     out: Converted,
     which: list[int],
 ) -> None:
@@ -161,30 +159,40 @@ def keep(
     decay: float,
     scales: Floats,
     converted: Converted,
-    kept: Sequence[Float32s],
+    kept: Sequence[Array],
 ) -> None:
-    """Write the new memory of each tensor, which is float32, after it has been converted without that."""
-    values = np.zeros((len(sources), 256), np.float32)
-    values[:, fmt.zero : 2 * fmt.zero + 1] = magnitude_values(fmt, scales, "float32")
-    values[:, : fmt.zero] = -values[:, 2 * fmt.zero : fmt.zero : -1]
+    """Write the new memory of each tensor after it has been converted without that."""
     loops = kernels.compiled()
-    if loops is None:
-        for source, row, start, new in zip(sources, values, converted.starts.tolist(), kept, strict=True):
-            for first in range(0, source.update.size, BLOCK):
-                block = source.block(decay, first, first + BLOCK)
-                symbols = converted.symbols[start + first : start + first + block.size]
-                new[first : first + block.size] = block - row[symbols]
+    fast = [t for t, source in enumerate(sources) if loops is not None and source.update.dtype == np.float32]
+    for t in sorted(set(range(len(sources))) - set(fast)):
+        source, start = sources[t], int(converted.starts[t])
+        values = _symbol_values(fmt, float(scales[t]), source.update.dtype)
+        for first in range(0, source.update.size, BLOCK):
+            block = source.block(decay, first, first + BLOCK)
+            symbols = converted.symbols[start + first : start + first + block.size]
+            new = kept[t][first : first + block.size]
+            np.subtract(block, values[symbols], out=new, dtype=new.dtype)
+    if not fast:
         return
-    updates, errors = _by_tensor(sources, range(len(sources)))
-    runs = segments([source.update.size for source in sources], range(len(sources)))
+    updates, errors = _by_tensor(sources, fast)
+    runs = segments([source.update.size for source in sources], fast)
+    tables = np.zeros((len(sources), 256), np.float32)
+    tables[:, fmt.zero : 2 * fmt.zero + 1] = magnitude_values(fmt, scales, "float32")
+    tables[:, : fmt.zero] = -tables[:, 2 * fmt.zero : fmt.zero : -1]
     mostly_zero = int(converted.counts[:, fmt.zero].sum()) > 0.8 * converted.symbols.size
-    zero, new_list = fmt.zero if mostly_zero else -1, list(kept)
+    zero, places = fmt.zero if mostly_zero else -1, list(kept)
 
     def work(part: range) -> None:
         run = runs[part.start : part.stop]
-        loops.keep(updates, errors, decay, run, values, converted.symbols, converted.starts, zero, new_list)
+        loops.keep(updates, errors, decay, run, tables, converted.symbols, converted.starts, zero, places)
 
     kernels.each(work, kernels.shares(len(runs), converted.symbols.size))
+
+
+def _symbol_values(fmt: FloatFormat, scale: float, dtype: np.dtype[Any]) -> Array:
+    """What each symbol decodes to in a tensor of a type."""
+    magnitudes = magnitude_values(fmt, scale, dtype.name).astype(dtype)
+    return np.concatenate([-magnitudes[:0:-1], magnitudes])
 
 
 def _by_tensor(sources: Sequence[Source], which: Sequence[int]) -> tuple[list[Array | None], list[Array | None]]:

@@ -106,10 +106,10 @@ class ErrorMemory:
 
     def place(self, name: str, tensor: Array) -> Array:
         """Return where the next error of a tensor may be written: the old one's place, unless others have that."""
-        old = self._stored.get(name)
-        if name in self._own and old is not None and old.dtype == np.float32 and old.shape == tensor.shape:
+        old, dtype = self._stored.get(name), np.promote_types(tensor.dtype, np.float32)
+        if name in self._own and old is not None and (old.dtype, old.shape) == (dtype, tensor.shape):
             return old
-        return np.empty(tensor.shape, np.promote_types(tensor.dtype, np.float32))
+        return np.empty(tensor.shape, dtype)
 
     def replace(self, errors: Mapping[str, Array]) -> None:
         """Store these errors, and forget all others. The arrays belong to the memory from now on."""

@@ -88,9 +88,9 @@ def test_nothing_inexact_makes_frequencies() -> None:
     """By construction: the modules that turn a header's integers into frequencies call nothing inexact to do so."""
     encoder_only = {
         "token_table: np.dot",  # of integers
-        "_shape_code: math.log",  # a fit, before it is rounded to what is sent
-        "unit_width: math.exp",
-        "unit_width: math.lgamma",
+        "shape_codes: np.log",  # a fit, before it is rounded to what is sent
+        "unit_widths: math.exp",
+        "unit_widths: math.lgamma",
     }
     for module in ["arithmetic.py", *(f"compress/{path.name}" for path in (PACKAGE / "compress").glob("*.py"))]:
         source = (PACKAGE / module).read_text(encoding="utf-8")

@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flwr_co3 import kernels
 from flwr_co3.compress import rans
 from flwr_co3.compress.frequencies import COST_BITS, TOTAL, cost_of, normalize
 from flwr_co3.compress.packing import Sequence
 from flwr_co3.compress.rans import Layout, decode, encode
 from flwr_co3.errors import FrameError
+from tests.engines import NUMPY, running
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -155,3 +157,39 @@ def test_damaged_streams_are_noticed() -> None:
         ):
             with pytest.raises(FrameError, match=r"coded stream (ends before|does not end)"):
                 decode(views([damaged, *chunks[1:]]), tables, shape)
+
+
+def test_every_frequency_is_divided_by_exactly() -> None:
+    """The compiled encoder divides by reciprocals, which differ for each of 1 .. 2^14 - 1; plain integers don't.
+
+    Symbols are drawn without regard to the frequencies, so that states run through all of their range.
+    """
+    lanes, rng = 8, np.random.default_rng(0)
+    sequences = [
+        Sequence(rng.integers(0, 2, 6 * lanes + f % lanes).astype(np.uint8), np.array([f, TOTAL - f]))
+        for f in range(1, TOTAL // 2 + 1)
+    ]
+    rows = sum(layout(sequences, lanes, 1).rows_by_sequence)
+    assert rows <= 1 << 17
+    (chunk,) = encode(sequences, lanes, rows)
+    with running(NUMPY), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rans, "_NARROW_LANES", lanes)
+        assert encode(sequences, lanes, rows) == [chunk]
+    tables = [s.frequencies for s in sequences]
+    if kernels.compiled():  # numpy's tables for decoding would take half a gigabyte
+        for symbols, expected in zip(
+            decode([memoryview(chunk)], tables, layout(sequences, lanes, rows)), sequences, strict=True
+        ):
+            np.testing.assert_array_equal(symbols, expected.symbols)
+
+
+@pytest.mark.parametrize("lanes", [8, 32])
+def test_frequencies_at_their_ends(lanes: int) -> None:
+    """Of 1 and of all but 1: the states go up to the end of 32 bits, and down to their lower bound."""
+    for f in (1, 2, 3, 4095, 4096, 4097, TOTAL // 2 - 1, TOTAL // 2, TOTAL // 2 + 1, TOTAL - 2, TOTAL - 1):
+        frequencies = np.array([f, TOTAL - f])
+        for pattern in ([0], [1], [0, 1], [0, 0, 1], [1, 1, 1, 0]):
+            symbols = np.resize(np.array(pattern, np.uint8), 40 * lanes + 3)
+            (chunk,) = assert_round_trip([Sequence(symbols, frequencies)], lanes, 41)
+            with running(NUMPY):
+                assert encode([Sequence(symbols, frequencies)], lanes, 41) == [chunk]

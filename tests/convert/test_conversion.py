@@ -20,7 +20,7 @@ def generator(seed: int | None) -> np.random.Generator | None:
 
 
 def one(fmt: FloatFormat, x: Array, scale: float, seed: int | None = None) -> Converted:
-    return convert(fmt, [Source(flat(x), None)], 0.0, [scale], [1.0], rng=generator(seed))
+    return convert(fmt, [Source(flat(x), None)], 0.0, np.array([scale]), np.ones(1), rng=generator(seed))
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -44,7 +44,7 @@ def test_an_empty_tensor_counts_nothing() -> None:
 
 
 def test_no_tensors_at_all() -> None:
-    converted = convert(FloatFormat("fp4"), [], 0.5, [], [])
+    converted = convert(FloatFormat("fp4"), [], 0.5, np.ones(0), np.ones(0))
     assert converted.symbols.size == converted.starts.size == 0
     assert converted.counts.shape == (0, 11) and converted.squares == []
 
@@ -73,7 +73,7 @@ def test_what_is_lost_is_kept(name: str, scale: float) -> None:
     errors[1] = None
     sources = [Source(x, e) for x, e in zip(updates, errors, strict=True)]
     kept = [np.full_like(x, np.nan) for x in updates]
-    scales, units = [scale] * len(updates), [2.0 / scale] * len(updates)
+    scales, units = np.full(len(updates), scale), np.full(len(updates), 2.0 / scale)
     converted = convert(fmt, sources, decay, scales, units, kept=kept)
     later = [np.full_like(x, np.nan) for x in updates]
     keep(fmt, sources, decay, scales, convert(fmt, sources, decay, scales, units), later)
@@ -90,8 +90,8 @@ def test_what_is_lost_is_kept(name: str, scale: float) -> None:
 def test_the_memory_may_be_written_to_its_own_place() -> None:
     fmt, x, error = FloatFormat("fp4"), gennorm(1, 5000).astype("f4"), gennorm(1, 5000, seed=1).astype("f4")
     apart = np.empty_like(x)
-    convert(fmt, [Source(x, error)], 0.5, [1.0], [1.0], kept=[apart])
-    convert(fmt, [Source(x, error)], 0.5, [1.0], [1.0], kept=[error])
+    convert(fmt, [Source(x, error)], 0.5, np.ones(1), np.ones(1), kept=[apart])
+    convert(fmt, [Source(x, error)], 0.5, np.ones(1), np.ones(1), kept=[error])
     assert error.tobytes() == apart.tobytes()
 
 
@@ -102,5 +102,5 @@ def test_keeping_where_most_is_zero(share: float) -> None:
     x = (gennorm(1, 4099, 3.0) * (np.random.default_rng(0).random(4099) < share)).astype("f4")
     converted = one(fmt, x, 1.0)
     kept = np.full_like(x, np.nan)
-    keep(fmt, [Source(x, None)], 0.0, [1.0], converted, [kept])
+    keep(fmt, [Source(x, None)], 0.0, np.ones(1), converted, [kept])
     assert kept.tobytes() == (x - fmt.levels[converted.symbols].astype("f4")).tobytes()
