@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from logging import getLogger
 from types import ModuleType
@@ -94,6 +93,8 @@ def each(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Resu
     workers = min(_threads, len(items))
     if workers < 2 or _compiled is None:
         return [function(item) for item in items]
+    from concurrent.futures import ThreadPoolExecutor  # slow to import, and small updates never need it
+
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(function, items))
 
