@@ -1,1 +1,14 @@
-"""Measurements of speed and size; each module is a command."""
+"""Measurements of speed, size and memory; each command is a module, and ``docs/speed.md`` has their figures.
+
+==================================== ===========================================================================
+``python -m benchmarks.codec``       encoding and decoding, beside memcpy and zstd
+``python -m benchmarks.tensors``     many tensors against one of the same size
+``python -m benchmarks.size``        bytes against the entropy of the levels, and zstd on the packed codes
+``python -m benchmarks.peers``       other codecs at the same distortion
+``python -m benchmarks.startup``     imports, and the first call against the second
+``python -m benchmarks.memory``      memory beyond the update
+``python -m benchmarks.flower``      one round of Flower: our share of it, and the server's aggregation
+``python -m benchmarks.updates``     trains models a little, for real updates that the others read
+``python -m benchmarks.regressions`` saves these ratios, and shows what has become slower since
+==================================== ===========================================================================
+"""
