@@ -1,4 +1,4 @@
-"""Measurements of speed, size and memory; each command is a module, and ``docs/speed.md`` has their figures.
+"""Measurements of speed, size and memory; each command is a module, ``docs/speed.md`` has the figures.
 
 ==================================== ===========================================================================
 ``python -m benchmarks.codec``       encoding and decoding, beside memcpy and zstd

@@ -14,7 +14,8 @@ import itertools
 import logging
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, NamedTuple
 from unittest.mock import create_autospec
 
@@ -85,16 +86,15 @@ class Round(NamedTuple):
 
 def measure(parameters: int, replies: int, settings: dict[str, CO3Config], training: float, runs: int) -> list[Row]:
     """Measure rounds of one size; the schemes take turns."""
-    logging.getLogger("flwr").setLevel(logging.ERROR)
-    _stand_in_for_a_task()
     update = draw_layout("ResNet-18", parameters)
     schemes: dict[str, CO3Config | None] = {PLAIN: None, **settings}
-    benches = {name: _Bench(update, replies, config) for name, config in schemes.items()}
-    rounds: dict[str, list[Round]] = {name: [] for name in benches}
-    for run in range(runs + 1):
-        for name, bench in benches.items():
-            done = bench.round()
-            rounds[name] += [done] if run else []  # the first is not counted
+    with _as_in_a_run():
+        benches = {name: _Bench(update, replies, config) for name, config in schemes.items()}
+        rounds: dict[str, list[Round]] = {name: [] for name in benches}
+        for run in range(runs + 1):
+            for name, bench in benches.items():
+                done = bench.round()
+                rounds[name] += [done] if run else []  # the first is not counted
     return [_row(update, replies, name, rounds, training, benches[name].reply_bytes) for name in schemes]
 
 
@@ -270,9 +270,20 @@ def _travel(message: Message) -> Message:
     return received
 
 
-def _stand_in_for_a_task() -> None:
-    """Let strategies make messages outside a run; Flower sets these where it runs an app."""
-    TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
+@contextmanager
+def _as_in_a_run() -> Iterator[None]:
+    """Let strategies make messages outside a run, where Flower says who is running, and keep its log quiet."""
+    logger, fields = logging.getLogger("flwr"), ("_task_id", "_run_id", "_node_id")
+    before = logger.level, [getattr(TaskIdentity, field) for field in fields]
+    logger.setLevel(logging.ERROR)
+    for field in fields:
+        setattr(TaskIdentity, field, 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(before[0])
+        for field, value in zip(fields, before[1], strict=True):
+            setattr(TaskIdentity, field, value)
 
 
 if __name__ == "__main__":

@@ -26,9 +26,14 @@ Entries: TypeAlias = Annotated[
 
 def run(command: Callable[..., Any]) -> None:
     """Run a function as this module's command line; an error is a sentence and not a traceback."""
+    run_app(app_of(command))
+
+
+def app_of(command: Callable[..., Any]) -> typer.Typer:
+    """The app of a module that is one command."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(command)
-    run_app(app)
+    return app
 
 
 def run_app(app: typer.Typer) -> None:
