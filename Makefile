@@ -64,7 +64,7 @@ lock: $(STAMP)  ## resolve requirements.txt anew, for Linux and macOS, Python 3.
 	  grep -vE '$(CUDA)' build/universal.txt; } > requirements.txt
 
 clean:  ## remove .venv and all that was built or cached
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .benchmarks build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 USED := flwr.serverapp, flwr.simulation, flwr_datasets, matplotlib.pyplot, pytest, ray, sklearn.datasets, torch

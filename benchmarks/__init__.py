@@ -9,6 +9,8 @@
 ``python -m benchmarks.memory``      memory beyond the update
 ``python -m benchmarks.flower``      one round of Flower: our share of it, and the server's aggregation
 ``python -m benchmarks.updates``     trains models a little, for real updates that the others read
-``python -m benchmarks.regressions`` saves these ratios, and shows what has become slower since
+``python -m benchmarks.regressions`` saves ratios, and shows what has become slower since
+``python -m benchmarks.goals``       what is to be reached, and what is measured
+``python -m benchmarks.page``        runs the commands of ``docs/speed.md``, and puts their tables in
 ==================================== ===========================================================================
 """

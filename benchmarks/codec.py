@@ -38,7 +38,7 @@ def main(
     if threads:
         arguments = ["--updates", updates, "--settings", settings, "--runs", str(runs)]
         arguments += [] if entries is None else ["--entries", str(entries)]
-        show(_by_threads(arguments, threads.split(",")), form)
+        show(by_threads(arguments, threads.split(",")), form)
         return
     chosen = choose(settings)
     rows = [
@@ -96,7 +96,7 @@ def row(update_name: str, setting: str, update: Update, timed: Times, config: CO
     }
 
 
-def _by_threads(arguments: list[str], counts: list[str]) -> list[Table]:
+def by_threads(arguments: list[str], counts: list[str]) -> list[Table]:
     """Measure with each number of threads, and compare with the first."""
     by_count = {
         count: _tables_of_process(["-m", "benchmarks.codec", *arguments, "--form", "json"], count) for count in counts

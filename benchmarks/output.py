@@ -1,6 +1,7 @@
 """Tables of figures: for the terminal, as GitHub's Markdown, or as JSON for another process."""
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -85,10 +86,10 @@ def written(cell: Cell) -> str:
 
 
 def command() -> str:
-    """The command line that was given, less the form of its output."""
-    module = Path(sys.argv[0]).stem
+    """The command line that was given, with the variables that matter, and less the form of its output."""
+    variables = [f"{name}={os.environ[name]}" for name in (machine.KERNELS, machine.THREADS) if name in os.environ]
     words = [word for word in sys.argv[1:] if word not in {"--form", *Form}]
-    return shlex.join(["python", "-m", f"benchmarks.{module}", *words])
+    return shlex.join([*variables, "python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *words])
 
 
 def _line(cells: Sequence[str]) -> str:

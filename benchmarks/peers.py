@@ -6,8 +6,8 @@ columns are ours over theirs by that measure: how many times faster we are.
 
 A peer that is not installed is named, with what installs it. Those that need another Python than ours are given one:
 
-    python -m venv build/nncodec && build/nncodec/bin/pip install nncodec==2.1.3
-    python -m benchmarks.peers --python nncodec=build/nncodec/bin/python
+    python -m venv .benchmarks/nncodec && .benchmarks/nncodec/bin/pip install nncodec==2.1.3
+    python -m benchmarks.peers --python nncodec=.benchmarks/nncodec/bin/python
 """
 
 import tempfile

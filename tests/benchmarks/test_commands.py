@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import codec, flower, memory, peers, regressions, size, startup, tensors
+from benchmarks import codec, flower, goals, memory, peers, regressions, size, startup, tensors
 from benchmarks.output import Form, Row
 
 SMALL = 5_000
@@ -97,6 +97,20 @@ def test_memory(capsys: pytest.CaptureFixture[str]) -> None:
         extra = row["of the update"]
         assert isinstance(extra, float) and 0 < extra < 20
     assert isinstance(decode["of the update"], float) and decode["of the update"] > 0.9, "its result is counted"
+
+
+def test_goals(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    monkeypatch.setattr(goals, "FOLDER", tmp_path)
+    monkeypatch.setattr(goals, "TENSOR_ENTRIES", SMALL)
+    monkeypatch.setenv("FLWR_CO3_THREADS", "1")
+
+    goals.main(SMALL, 20_000, 2, "", 1, Form.JSON)
+
+    found = {str(row["goal"]): row for row in rows(capsys)}
+    missing = {"encode fp4, times as fast as nncodec's scalar", "size over the entropy, resnet18, fp4"}
+    for goal, row in found.items():
+        assert (row["met"] == "not measured") == (goal in missing | {"size over the entropy, densenet121, fp4"})
+        assert row["measured"] is None or row["met"] in ("yes", "no")
 
 
 def test_flower(capsys: pytest.CaptureFixture[str]) -> None:
