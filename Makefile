@@ -35,7 +35,7 @@ bench: $(STAMP)  ## a short selection of the benchmarks: a few minutes
 	$(RUN) -m benchmarks.size --entries 100000 --settings "fp4,fp8,0.1 bit"
 	$(RUN) -m benchmarks.startup
 	$(RUN) -m benchmarks.flower --parameters 100000
-	$(RUN) -m benchmarks.regressions compare
+	FLWR_CO3_THREADS=1 $(RUN) -m benchmarks.regressions compare
 
 check: $(STAMP)  ## lint, format and types
 	$(RUN) -m ruff check .

@@ -1,8 +1,9 @@
 """Time of encoding and decoding, beside a plain copy of the update and zstd -1 on its packed codes.
 
 "encode" is a client's whole work: add the memory, fit, convert, code, keep what was lost; "decode" is the server's:
-check, decode, add with a weight. "alone" leaves the memory and the addition out. Speeds are shares of memcpy's
-(np.copyto into a warm buffer) or of zstd's, both on one thread, in the same process.
+check, decode, add with a weight. "alone" leaves the memory and the addition out, "fit" is the fit of the generalised
+normal by itself. Speeds are shares of memcpy's (np.copyto into a warm buffer) or of zstd's, both on one thread, in the
+same process.
 """
 
 from functools import partial
@@ -19,7 +20,7 @@ from benchmarks.pipeline import Update
 from benchmarks.settings import choose
 from benchmarks.sources import load
 from benchmarks.timing import Times, take_turns
-from flwr_co3 import CO3Config, Codec, ErrorMemory
+from flwr_co3 import CO3Config, Codec, ErrorMemory, GenNorm
 
 TITLE = "Encoding and decoding"
 
@@ -57,6 +58,7 @@ def times(update: Update, config: CO3Config, runs: int) -> Times:
     state = memory.state  # what a client has from its last round
     codes = packed_codes({n: encoded.sent[n] for n, tensor in update.items() if not codec.is_exact(n, tensor)})
     squeezed = baselines.zstd(codes)
+    alive = [tensor for tensor in update.values() if np.any(tensor)]
     total = {name: np.zeros_like(tensor) for name, tensor in update.items()}
 
     def encode() -> object:
@@ -68,6 +70,7 @@ def times(update: Update, config: CO3Config, runs: int) -> Times:
             "copy": baselines.copy(update),
             "encode": encode,
             "encode alone": partial(codec.encode, update),
+            "fit": lambda: [GenNorm.fit(tensor) for tensor in alive],
             "decode": partial(pipeline.decode_add, encoded.frame, total, 0.1, like),
             "decode alone": partial(pipeline.decode, encoded.frame, like),
             "zstd": partial(baselines.zstd, codes),
@@ -89,6 +92,7 @@ def row(update_name: str, setting: str, update: Update, timed: Times, config: CO
         "encode, of memcpy": timed.ratio("copy", "encode"),
         "encode, of zstd": timed.ratio("zstd", "encode"),
         "encode alone, of memcpy": timed.ratio("copy", "encode alone"),
+        "fit, of memcpy": timed.ratio("copy", "fit"),
         "decode ms": 1e3 * timed.median("decode"),
         "decode, of memcpy": timed.ratio("copy", "decode"),
         "decode, of zstd": timed.ratio("unzstd", "decode"),

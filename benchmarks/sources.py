@@ -7,7 +7,7 @@ import numpy as np
 from benchmarks.layouts import LAYOUTS, draw_layout
 from benchmarks.pipeline import Update
 
-FOLDER = Path("build/updates")
+FOLDER = Path(".benchmarks/updates")
 
 
 def load(names: str, entries: int | None) -> dict[str, Update]:
@@ -16,7 +16,7 @@ def load(names: str, entries: int | None) -> dict[str, Update]:
     Parameters
     ----------
     names : str
-        Such as ``one tensor,ResNet-18,build/updates/resnet18.npz``.
+        Such as ``one tensor,ResNet-18,.benchmarks/updates/resnet18.npz``.
     entries : int, optional
         Size of the drawn ones, by default that of the models; files are taken as they are.
 
