@@ -56,10 +56,10 @@ def times(update: Update, config: CO3Config, runs: int) -> Times:
     memory = ErrorMemory(config.memory_decay, config.memory_dtype)
     encoded = pipeline.compensate_encode_keep(codec, update, memory)
     state = memory.state  # what a client has from its last round
-    codes = packed_codes({n: encoded.sent[n] for n, tensor in update.items() if not codec.is_exact(n, tensor)})
+    total = pipeline.aggregate(codec, update)
+    codes = packed_codes({name: encoded.sent[name] for name in total})
     squeezed = baselines.zstd(codes)
     alive = [tensor for tensor in update.values() if np.any(tensor)]
-    total = {name: np.zeros_like(tensor) for name, tensor in update.items()}
 
     def encode() -> object:
         remembered = ErrorMemory(config.memory_decay, config.memory_dtype, state)

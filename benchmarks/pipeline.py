@@ -20,11 +20,16 @@ def compensate_encode_keep(codec: Codec, update: Update, memory: ErrorMemory) ->
 
 
 def decode_add(frame: bytes, total: Update, weight: float, like: Mapping[str, TensorSpec]) -> None:
-    """Add ``weight`` times a frame's update to arrays in place, after all of the frame was checked."""
+    """Add ``weight`` times a frame's update to an `aggregate` in place, after all of the frame was checked."""
     reader = FrameReader(frame, like=like)
     reader.verify()
-    for name in reader.tensors:
-        total[name] += np.float32(weight) * reader.read(name)
+    for name, tensor in total.items():
+        tensor += np.float32(weight) * reader.read(name)
+
+
+def aggregate(codec: Codec, update: Update) -> Update:
+    """Make zeros for all tensors that travel as updates; exact ones can't be added up."""
+    return {name: np.zeros_like(tensor) for name, tensor in update.items() if not codec.is_exact(name, tensor)}
 
 
 def decode(frame: bytes, like: Mapping[str, TensorSpec]) -> dict[str, npt.NDArray[Any]]:

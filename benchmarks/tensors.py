@@ -2,8 +2,6 @@
 
 from functools import partial
 
-import numpy as np
-
 from benchmarks import options, pipeline
 from benchmarks.layouts import LAYOUTS, draw, draw_layout
 from benchmarks.output import Form, Row, Table, show
@@ -49,7 +47,7 @@ def _actions(name: str, update: Update, config: CO3Config) -> dict[str, Action]:
     codec, memory, like = Codec(config), ErrorMemory(config.memory_decay), pipeline.specs(update)
     frame = pipeline.compensate_encode_keep(codec, update, memory).frame
     state = memory.state
-    total = {key: np.zeros_like(tensor) for key, tensor in update.items()}
+    total = pipeline.aggregate(codec, update)
 
     def encode() -> object:
         return pipeline.compensate_encode_keep(codec, update, ErrorMemory(config.memory_decay, state=state))
