@@ -81,7 +81,7 @@ def written(cell: Cell) -> str:
         return f"{cell:,.0f}"
     if 0 < abs(cell) < 1e-3:
         return f"{cell:.2e}"
-    digits = 4 if 0.9 < cell < 1.1 else 3  # ratios near 1 differ in the digits behind
+    digits = 5 if 0.95 < cell < 1.05 else 3  # ratios near 1 differ in the digits behind
     return f"{cell:#.{digits}g}".rstrip(".")
 
 
