@@ -23,8 +23,8 @@ def decode_add(frame: bytes, total: Update, weight: float, like: Mapping[str, Te
     """Add ``weight`` times a frame's update to an `aggregate` in place, after all of the frame was checked."""
     reader = FrameReader(frame, like=like)
     reader.verify()
-    for name, tensor in total.items():
-        tensor += np.float32(weight) * reader.read(name)
+    for name in reader.tensors.keys() & total.keys():  # the empty update has none
+        total[name] += np.float32(weight) * reader.read(name)
 
 
 def aggregate(codec: Codec, update: Update) -> Update:
