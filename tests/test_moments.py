@@ -35,7 +35,7 @@ def bits_of(sources: Sequence[Source], decay: float, counting: bool) -> tuple[by
     rows = [k % 2 for k in range(len(sources))]
     bins = np.zeros((2, BINS), np.uint32) if counting else None
     measured = measure(sources, decay, rows, bins)
-    fields = np.array([np.array(field, np.float64) for field in vars(measured).values()])
+    fields = np.array([getattr(measured, field) for field in Moments._fields], np.float64)
     return fields.tobytes(), b"" if bins is None else bins.tobytes()
 
 
