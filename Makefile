@@ -70,7 +70,7 @@ clean:  ## remove .venv and all that was built or cached
 USED := flwr.serverapp, flwr.simulation, flwr_datasets, matplotlib.pyplot, pytest, ray, sklearn.datasets, torch
 
 # The stamp is written last and taken away first: an interrupted installation leaves none and starts over.
-$(STAMP): requirements.txt pyproject.toml .ci/find-python
+$(STAMP): requirements.txt pyproject.toml flwr_co3/_kernels.c .ci/find-python
 	@if [ -e $(STAMP) ]; then rm $(STAMP); else \
 	  python="$$(PYTHON='$(PYTHON)' .ci/find-python)" && echo "Making $(VENV) with $$python" && \
 	  "$$python" -m venv --clear $(VENV); fi

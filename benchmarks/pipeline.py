@@ -13,18 +13,14 @@ Update = dict[str, npt.NDArray[np.float32]]
 
 def compensate_encode_keep(codec: Codec, update: Update, memory: ErrorMemory) -> Encoded:
     """Add the memory to an update, encode it, and remember what was lost."""
-    wanted = memory.compensate(update)
-    encoded = codec.compress(wanted)
-    memory.keep(wanted, encoded.sent)
-    return encoded
+    return codec.compress(update, memory=memory)
 
 
 def decode_add(frame: bytes, total: Update, weight: float, like: Mapping[str, TensorSpec]) -> None:
     """Add ``weight`` times a frame's update to an `aggregate` in place, after all of the frame was checked."""
     reader = FrameReader(frame, like=like)
     reader.verify()
-    for name in reader.tensors.keys() & total.keys():  # the empty update has none
-        total[name] += np.float32(weight) * reader.read(name)
+    reader.add_to(total, weight)
 
 
 def aggregate(codec: Codec, update: Update) -> Update:

@@ -138,13 +138,15 @@ def _dense_table(counts: Counts, edges: Edges, group: Group, packed: bool) -> _D
             header = group.fit.header
         if kind == FITTED_ZERO_SHARE:
             header = group.nonzero_fit.header + zero_share(counts).to_bytes(2, "little")
-        return _Dense(kind, header, factor, *(np.frombuffer(f, np.int64) for f in (frequencies, joint)), cost)
+        single, packed_ones = np.frombuffer(frequencies, np.int64), np.frombuffer(joint, np.int64)
+        return _Dense(kind, header, factor, single, packed_ones, cost)
     tables = {COUNTED: counted(counts), FITTED: fitted(counts, edges, group.fit)}
     if 0 < counts[edges.size] < counts.sum():
         tables[FITTED_ZERO_SHARE] = fitted_zero_share(counts, edges, group.nonzero_fit)
     kind, table = min(tables.items(), key=lambda item: item[1].size)
     candidates = {
-        factor: _packed(kind, table, counts, factor) for factor in range(pack_factor(counts.size) if packed else 1, 0, -1)
+        factor: _packed(kind, table, counts, factor)
+        for factor in range(pack_factor(counts.size) if packed else 1, 0, -1)
     }
     least = min(candidate.size for candidate in candidates.values())
     return next(candidate for candidate in candidates.values() if candidate.size <= least + least // _PACKING_LOSS)

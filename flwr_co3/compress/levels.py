@@ -1,8 +1,8 @@
 """A decoded group: its levels, as compact as they came, and the values that they stand for.
 
-There are three forms, with the same two methods. ``symbols()`` gives the level of each entry as a symbol, uint8 of shape
-(entries,). ``write(values, first, out, add=False)`` writes what the entries from `first` on decode to into the contiguous
-array `out`, or adds it to what is there: `values` has, in the dtype of `out`, what each symbol decodes to.
+There are three forms, with the same two methods. ``symbols()`` gives the level of each entry as a symbol, uint8 of
+shape (entries,). ``write(values, first, out, add=False)`` writes what the entries from `first` on decode to into the
+contiguous array `out`, or adds it to what is there: `values` has, in the dtype of `out`, what each symbol decodes to.
 """
 
 from __future__ import annotations

@@ -89,8 +89,12 @@ def _zeros_before_last(symbols: Bytes, zero: int) -> int:
 
 
 def walk(
-    gaps: PackedGaps, entries: int, values: npt.NDArray[Any] | None = None, out: npt.NDArray[Any] | None = None,
-    *, add: bool = False,
+    gaps: PackedGaps,
+    entries: int,
+    values: npt.NDArray[Any] | None = None,
+    out: npt.NDArray[Any] | None = None,
+    *,
+    add: bool = False,
 ) -> None:
     """Go from level to level, and check that they lie within so many entries.
 
