@@ -183,7 +183,7 @@ def write_frame(
         flags |= _EXACT_DEFLATED
         raw = smaller
     body.block(raw)
-    parts = [MAGIC + bytes([VERSION, flags]), body, *write_stream(plans, header.coder)]
+    parts: list[bytes | bytearray] = [MAGIC + bytes([VERSION, flags]), body, *write_stream(plans, header.coder)]
     checksum = 0
     for part in parts:
         checksum = zlib.crc32(part, checksum)
@@ -361,10 +361,24 @@ class FrameReader:
             tensors must not be in it, since they carry no update.
         weight : float (default: 1.0)
             What the update is multiplied by.
+
+        Raises
+        ------
+        ValueError
+            If an array does not fit its tensor.
+        FrameError
+            If the coded stream is not what the header says; nothing has been added then.
         """
+        if not self.tensors:  # the empty update adds nothing
+            return
         for name, array in total.items():
-            if name in self.exact or array.dtype.name != self.tensors[name].dtype or not array.flags.c_contiguous:
-                raise ValueError(f"Tensor {name!r} is exact, or its total is no contiguous {self.tensors[name].dtype}.")
+            spec = self.tensors.get(name)
+            if spec is None or name in self.exact or TensorSpec.of(array) != spec or not array.flags.c_contiguous:
+                raise ValueError(
+                    f"Tensor {name!r} can't be added: it must travel as an update in this frame, and its total must be "
+                    "contiguous and of its dtype and shape."
+                )
+        for name, array in total.items():
             self._write(name, array.reshape(-1), weight)
 
     def _write(self, name: str, out: Array, weight: float | None = None) -> None:

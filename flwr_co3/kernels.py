@@ -13,9 +13,9 @@ the package is imported, say which is used and how many threads it may take:
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from logging import getLogger
 from types import ModuleType
@@ -28,11 +28,17 @@ logger = getLogger("flwr.co3")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-try:
-    from flwr_co3 import _kernels as _built
-except ImportError as error:
-    _built = None
-    _why_not = str(error)
+
+def _load() -> tuple[ModuleType | None, str]:
+    """Load the compiled loops, or say why that can't be done."""
+    try:
+        from flwr_co3 import _kernels
+    except ImportError as error:
+        return None, str(error)
+    return _kernels, ""
+
+
+_built, _why_not = _load()
 
 
 def compiled() -> Any:
@@ -94,6 +100,8 @@ def each(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Resu
     workers = min(_threads, len(items))
     if workers < 2 or _compiled is None:
         return [function(item) for item in items]
+    from concurrent.futures import ThreadPoolExecutor  # slow to import, and small updates never need it
+
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(function, items))
 
@@ -104,7 +112,7 @@ def shares(count: int, entries: int) -> list[range]:
     if _compiled is None:
         workers = 1
     bounds = [count * k // workers for k in range(workers + 1)]
-    return [range(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [range(start, stop) for start, stop in itertools.pairwise(bounds)]
 
 
 _ENTRIES_PER_THREAD = 1 << 18  # below it, starting a thread costs more than it saves

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -82,8 +81,7 @@ class Moments(NamedTuple):
         return measure([Source(flat(x), None)], 0.0).of(0)
 
 
-@dataclass(frozen=True)
-class Measured:
+class Measured(NamedTuple):
     """The `Moments` of several tensors, each field an array of shape (tensors,)."""
 
     entries: Floats
@@ -94,7 +92,7 @@ class Measured:
 
     def of(self, tensor: int) -> Moments:
         """Moments of one tensor."""
-        entries, nonzero, *rest = (float(field[tensor]) for field in vars(self).values())
+        entries, nonzero, *rest = (float(field[tensor]) for field in self)
         return Moments(int(entries), int(nonzero), *rest)
 
     def without_zeros(self) -> Measured:
@@ -159,7 +157,7 @@ def measure(sources: Sequence[Source], decay: float, rows: Sequence[int] = (), b
         moments = Measured(entries, nonzero, peak, total / count / unit, square / count / unit / unit)
     for t, source in enumerate(sources):
         if source.update.dtype != np.float32:
-            for field, value in zip(vars(moments).values(), _wide_moments(source.update), strict=True):
+            for field, value in zip(moments, _wide_moments(source.update), strict=True):
                 field[t] = value
     return moments
 

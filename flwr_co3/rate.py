@@ -182,7 +182,7 @@ class MagnitudeCounts:
         self._first = int(bins[bins > 0].min(initial=_BINS))
         # What is 0, and is in bin 0, lies before the first bin.
         table = np.zeros((len(header.groups), max(int(bins.max(initial=0)) - self._first, 0) + 2))
-        np.add.at(table, (slice(None), np.maximum(narrow - self._first + 1, 0)), update.magnitudes[:, used])
+        np.add.at(table.T, np.maximum(narrow - self._first + 1, 0), update.magnitudes[:, used].T)
         for group, at, counts in wide:
             np.add.at(table[group], np.maximum(at - self._first + 1, 0), counts)
         self._below = np.cumsum(table, axis=1)

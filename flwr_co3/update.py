@@ -144,7 +144,8 @@ class Update:
         moments = self.moments.without_zeros()
         codes = shape_codes(moments)
         # Shapes are rounded as on the wire, so that the few that remain are optimised once.
-        by_code = {code: optimal_scale(self.header.format, GenNorm(decode_shape(code), 1.0)) for code in set(codes.tolist())}
+        fmt = self.header.format
+        by_code = {code: optimal_scale(fmt, GenNorm(decode_shape(code), 1.0)) for code in set(codes.tolist())}
         with np.errstate(over="ignore"):
             width = np.maximum(moments.mean_abs * unit_widths()[codes] * moments.peak, sys.float_info.min)
             scales = np.array([by_code[code] for code in codes.tolist()]) / width

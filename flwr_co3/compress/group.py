@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -139,13 +138,15 @@ def _dense_table(counts: Counts, edges: Edges, group: Group, packed: bool) -> _D
             header = group.fit.header
         if kind == FITTED_ZERO_SHARE:
             header = group.nonzero_fit.header + zero_share(counts).to_bytes(2, "little")
-        return _Dense(kind, header, factor, *(np.frombuffer(f, np.int64) for f in (frequencies, joint)), cost)
+        single, packed_ones = np.frombuffer(frequencies, np.int64), np.frombuffer(joint, np.int64)
+        return _Dense(kind, header, factor, single, packed_ones, cost)
     tables = {COUNTED: counted(counts), FITTED: fitted(counts, edges, group.fit)}
     if 0 < counts[edges.size] < counts.sum():
         tables[FITTED_ZERO_SHARE] = fitted_zero_share(counts, edges, group.nonzero_fit)
     kind, table = min(tables.items(), key=lambda item: item[1].size)
     candidates = {
-        factor: _packed(kind, table, counts, factor) for factor in range(pack_factor(counts.size) if packed else 1, 0, -1)
+        factor: _packed(kind, table, counts, factor)
+        for factor in range(pack_factor(counts.size) if packed else 1, 0, -1)
     }
     least = min(candidate.size for candidate in candidates.values())
     return next(candidate for candidate in candidates.values() if candidate.size <= least + least // _PACKING_LOSS)
@@ -207,31 +208,11 @@ def _list_widths(entries: int, reach: int) -> tuple[int, int]:
     return (entries - 1).bit_length(), (2 * reach - 1).bit_length()
 
 
-class Model(Protocol):
-    """How a received group is coded: what to decode, and what it then is."""
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """Symbols of each sequence."""
-        ...
-
-    @property
-    def tables(self) -> tuple[Frequencies, ...]:
-        """Frequencies of each sequence."""
-        ...
-
-    @property
-    def raw_size(self) -> int:
-        """Bytes that are not entropy coded."""
-        ...
-
-    def levels(self, sequences: list[Bytes], raw: memoryview) -> Levels:
-        """What was decoded, as the levels of the group; raises FrameError if it can't be."""
-        ...
+# How a received group is coded. A model says what to decode: the `lengths` and `tables` of its sequences, and
+# `raw_size`, the bytes that are not entropy coded; and what that then is: `levels`.
 
 
-@dataclass(frozen=True)
-class ZeroModel:
+class ZeroModel(NamedTuple):
     """All entries are level 0."""
 
     entries: int
@@ -245,8 +226,7 @@ class ZeroModel:
         return FewLevels(self.entries, self.zero, np.empty(0, np.int64), np.empty(0, np.uint8))
 
 
-@dataclass(frozen=True)
-class DenseModel:
+class DenseModel(NamedTuple):
     """Every entry is coded."""
 
     entries: int
@@ -262,53 +242,54 @@ class DenseModel:
         return DenseLevels(self.entries, self.zero, self.reach, self.factor, sequences[0])
 
 
-@dataclass(frozen=True)
-class SparseModel:
+class SparseModel(NamedTuple):
     """Only what is not level 0 is coded."""
 
     entries: int
     zero: int
     reach: int
     factor: int
-    count: int
+    nonzero: int
     shift: int
     lengths: tuple[int, ...]
     tables: tuple[Frequencies, ...]
     raw_size: int
 
     def levels(self, sequences: list[Bytes], raw: memoryview) -> Levels:
-        """The levels and the gaps between them."""
+        """The levels and the gaps between them; raises FrameError if these don't fit."""
         tokens, packed = sequences
-        gaps = sparse.PackedGaps(tokens, raw, self.shift, packed, self.factor, 2 * self.reach, self.count)
+        gaps = sparse.PackedGaps(tokens, raw, self.shift, packed, self.factor, 2 * self.reach, self.nonzero)
         sparse.walk(gaps, self.entries)
         return SparseLevels(self.entries, self.zero, self.reach, gaps)
 
 
-@dataclass(frozen=True)
-class ListedModel:
+class ListedModel(NamedTuple):
     """The few entries that are not level 0 are listed."""
 
     entries: int
     zero: int
     reach: int
-    count: int
+    nonzero: int
     lengths: tuple[int, ...] = ()
     tables: tuple[Frequencies, ...] = ()
 
     @property
     def raw_size(self) -> int:
         """Bytes of the list."""
-        return -(-self.count * sum(_list_widths(self.entries, self.reach)) // 8)
+        return -(-self.nonzero * sum(_list_widths(self.entries, self.reach)) // 8)
 
     def levels(self, sequences: list[Bytes], raw: memoryview) -> Levels:
-        """The positions, and the symbols there."""
+        """The positions, and the symbols there; raises FrameError if these don't fit."""
         bits = BitReader(Reader(raw, "list of levels"))
         widths = _list_widths(self.entries, self.reach)
-        fields = np.array([[bits.bits(width) for width in widths] for _ in range(self.count)])
+        fields = np.array([[bits.bits(width) for width in widths] for _ in range(self.nonzero)])
         positions, levels = fields.T
         if positions[-1] >= self.entries or np.any(np.diff(positions) <= 0) or levels.max() >= 2 * self.reach:
             raise FrameError("A list of levels is out of order, or reaches beyond its tensor.")
         return FewLevels(self.entries, self.zero, positions, sparse.symbols_of(self.zero, self.reach)[levels])
+
+
+Model: TypeAlias = ZeroModel | DenseModel | SparseModel | ListedModel
 
 
 def read_model(reader: Reader, entries: int, zero: int, edges: Edges, packed: bool) -> Model:

@@ -174,9 +174,7 @@ def _decode_compiled(
     return out
 
 
-def _decode_wide(
-    segments: list[Bytes], tables: list[Frequencies], lengths: list[int], per_segment: int
-) -> list[Bytes]:
+def _decode_wide(segments: list[Bytes], tables: list[Frequencies], lengths: list[int], per_segment: int) -> list[Bytes]:
     """A symbol of every segment at a time."""
     pieces = [-(-length // per_segment) for length in lengths]
     symbol_of, length_of = (np.concatenate(part) for part in zip(*map(_look_up, tables), strict=True))

@@ -1,9 +1,13 @@
-"""A decoded group: its levels, as compact as they came, and the values that they stand for."""
+"""A decoded group: its levels, as compact as they came, and the values that they stand for.
+
+There are three forms, with the same two methods. ``symbols()`` gives the level of each entry as a symbol, uint8 of
+shape (entries,). ``write(values, first, out, add=False)`` writes what the entries from `first` on decode to into the
+contiguous array `out`, or adds it to what is there: `values` has, in the dtype of `out`, what each symbol decodes to.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,32 +21,7 @@ Bytes = npt.NDArray[np.uint8]
 Array = npt.NDArray[Any]
 
 
-class Levels(Protocol):
-    """The levels of a group of tensors."""
-
-    def symbols(self) -> Bytes:
-        """Level of each entry as a symbol, shape (entries,)."""
-        ...
-
-    def write(self, values: Array, first: int, out: Array, *, add: bool = False) -> None:
-        """Write what some entries decode to.
-
-        Parameters
-        ----------
-        values : ndarray
-            What each symbol decodes to.
-        first : int
-            The first of the entries.
-        out : ndarray, shape (n,)
-            Where the values of n entries go, of the same dtype; contiguous.
-        add : bool (default: False)
-            Add them to what is there.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class DenseLevels:
+class DenseLevels(NamedTuple):
     """Every entry has a symbol, several in a byte."""
 
     entries: int
@@ -52,11 +31,11 @@ class DenseLevels:
     packed: Bytes
 
     def symbols(self) -> Bytes:
-        """See `Levels`."""
+        """See above."""
         return self._unpacked(0, self.entries) + np.uint8(self.zero - self.reach)
 
     def write(self, values: Array, first: int, out: Array, *, add: bool = False) -> None:
-        """See `Levels`."""
+        """See above."""
         used = values[self.zero - self.reach : self.zero + self.reach + 1]
         loops = kernels.compiled()
         if loops is not None and out.dtype == np.float32:
@@ -79,8 +58,7 @@ class DenseLevels:
         return unpack(self.packed[begin:end], alphabet, self.factor, skipped + count)[skipped:]
 
 
-@dataclass(frozen=True)
-class SparseLevels:
+class SparseLevels(NamedTuple):
     """Mostly level 0: the gaps between the others."""
 
     entries: int
@@ -89,13 +67,13 @@ class SparseLevels:
     gaps: sparse.PackedGaps
 
     def symbols(self) -> Bytes:
-        """See `Levels`."""
+        """See above."""
         out = np.full(self.entries, self.zero, np.uint8)
         sparse.walk(self.gaps, self.entries, sparse.symbols_of(self.zero, self.reach), out)
         return out
 
     def write(self, values: Array, first: int, out: Array, *, add: bool = False) -> None:
-        """See `Levels`."""
+        """See above."""
         if out.size != self.entries:  # one of several tensors, which are small
             new = values[self.symbols()[first : first + out.size]]
             out[:] = out + new if add else new
@@ -105,8 +83,7 @@ class SparseLevels:
         sparse.walk(self.gaps, self.entries, values[sparse.symbols_of(self.zero, self.reach)], out, add=add)
 
 
-@dataclass(frozen=True)
-class FewLevels:
+class FewLevels(NamedTuple):
     """A handful of entries that are not level 0, or none."""
 
     entries: int
@@ -115,15 +92,18 @@ class FewLevels:
     at: Bytes  # the symbols there
 
     def symbols(self) -> Bytes:
-        """See `Levels`."""
+        """See above."""
         out = np.full(self.entries, self.zero, np.uint8)
         out[self.positions] = self.at
         return out
 
     def write(self, values: Array, first: int, out: Array, *, add: bool = False) -> None:
-        """See `Levels`."""
+        """See above."""
         if not add:
             out[:] = 0
         inside = (self.positions >= first) & (self.positions < first + out.size)
         positions = self.positions[inside] - first
         out[positions] = (out[positions] if add else 0) + values[self.at[inside]]
+
+
+Levels: TypeAlias = DenseLevels | SparseLevels | FewLevels

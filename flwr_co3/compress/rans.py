@@ -195,9 +195,7 @@ def _decode_compiled(data: list[memoryview], tables: list[Frequencies], layout: 
     lengths, by_symbol = np.array(layout.lengths, np.int64), _tables_by_symbol(tables)
 
     def chunk(k: int) -> int:
-        status: int = loops.rans_decode(
-            data[k], lengths, by_symbol, layout.lanes, layout.rows_per_chunk, k, out
-        )
+        status: int = loops.rans_decode(data[k], lengths, by_symbol, layout.lanes, layout.rows_per_chunk, k, out)
         return status
 
     statuses = kernels.each(chunk, range(layout.chunks))

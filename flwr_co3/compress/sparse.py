@@ -48,7 +48,7 @@ class PackedGaps(NamedTuple):
     packed: Bytes  # levels, `factor` of them in one
     factor: int
     alphabet: int
-    count: int  # of levels
+    nonzero: int  # number of levels
 
 
 def symbols_of(zero: int, reach: int) -> Bytes:
@@ -89,8 +89,12 @@ def _zeros_before_last(symbols: Bytes, zero: int) -> int:
 
 
 def walk(
-    gaps: PackedGaps, entries: int, values: npt.NDArray[Any] | None = None, out: npt.NDArray[Any] | None = None,
-    *, add: bool = False,
+    gaps: PackedGaps,
+    entries: int,
+    values: npt.NDArray[Any] | None = None,
+    out: npt.NDArray[Any] | None = None,
+    *,
+    add: bool = False,
 ) -> None:
     """Go from level to level, and check that they lie within so many entries.
 
@@ -101,13 +105,13 @@ def walk(
     if loops is not None and (values is None or values.dtype in (np.uint8, np.float32)):
         mode = _CHECK if values is None else _SYMBOLS if values.dtype == np.uint8 else _ADD if add else _ASSIGN
         sound = loops.place(
-            *(gaps.tokens, gaps.low, gaps.shift, gaps.packed, gaps.factor, gaps.alphabet, gaps.count, entries, mode),
+            *(gaps.tokens, gaps.low, gaps.shift, gaps.packed, gaps.factor, gaps.alphabet, gaps.nonzero, entries, mode),
             *(b"" if values is None else values, bytearray() if out is None else out),
         )
         if not sound:
             raise FrameError(_MISFIT)
         return
-    levels = unpack(gaps.packed, gaps.alphabet, gaps.factor, gaps.count)
+    levels = unpack(gaps.packed, gaps.alphabet, gaps.factor, gaps.nonzero)
     start = 0
     for positions in _positions_of(gaps, entries):
         if values is not None and out is not None:
@@ -122,14 +126,14 @@ _MISFIT = "The gaps of a sparse tensor reach beyond its end, or don't match its 
 
 def _positions_of(gaps: PackedGaps, entries: int) -> Iterator[Integers]:
     """Positions of levels, in blocks: all positions at once would take many times the tensor's memory."""
-    low = _read_low(gaps.low, gaps.count, gaps.shift)
+    low = _read_low(gaps.low, gaps.nonzero, gaps.shift)
     levels = position = 0
     for start in range(0, gaps.tokens.size, _BLOCK):
         tokens = gaps.tokens[start : start + _BLOCK]
         ends = np.flatnonzero(tokens != ESCAPE)
         lows = low[levels : levels + ends.size]
         levels += ends.size
-        if levels > gaps.count:
+        if levels > gaps.nonzero:
             break
         zeros = np.cumsum(tokens.astype(np.int64) << gaps.shift)
         positions = position + zeros[ends] + np.cumsum(lows) + np.arange(ends.size)
@@ -137,7 +141,7 @@ def _positions_of(gaps: PackedGaps, entries: int) -> Iterator[Integers]:
         if position > entries:
             raise FrameError(_MISFIT)
         yield positions
-    if levels != gaps.count or gaps.tokens[-1] == ESCAPE:
+    if levels != gaps.nonzero or gaps.tokens[-1] == ESCAPE:
         raise FrameError(_MISFIT)
 
 

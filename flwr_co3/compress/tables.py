@@ -30,7 +30,7 @@ from flwr_co3.compress.frequencies import (
 from flwr_co3.errors import FrameError
 from flwr_co3.gennorm import SHAPE_RANGE, log_moment_ratio
 from flwr_co3.moments import Measured
-from flwr_co3.wire import BitReader, Reader, Writer, write_bits
+from flwr_co3.wire import BitReader, Reader, write_bits
 
 Counts = npt.NDArray[np.int64]
 
@@ -259,14 +259,17 @@ def fits_of(moments: Measured) -> list[Fit]:
     usable = (moments.nonzero > 0) & (moments.peak > _LEAST_PEAK)
     codes = shape_codes(moments)
     widths = encode_positives(np.where(usable, moments.mean_abs * unit_widths()[codes] * moments.peak, 1.0))
-    return [Fit(*codes) for codes in zip(np.where(usable, codes, encode_shape(1.0)).tolist(), widths.tolist(), strict=True)]
+    return [
+        Fit(*codes) for codes in zip(np.where(usable, codes, encode_shape(1.0)).tolist(), widths.tolist(), strict=True)
+    ]
 
 
 def shape_codes(moments: Measured) -> npt.NDArray[np.int64]:
     """Code of the shape at which ``E x^2 / (E|x|)^2`` is that of each tensor."""
     lowest, bounds = _shape_bounds()
     square = np.maximum(moments.mean_abs, _LEAST_PEAK) ** 2
-    return lowest + np.searchsorted(bounds, -np.log(np.maximum(moments.mean_square / square, 1.0)), side="right")
+    codes: Counts = np.searchsorted(bounds, -np.log(np.maximum(moments.mean_square / square, 1.0)), side="right")
+    return codes + lowest
 
 
 @cache
@@ -300,7 +303,8 @@ def encode_positives(values: npt.ArrayLike) -> npt.NDArray[np.int64]:
     Numbers beyond the ends of the range become its ends, 2^-1022 and 1.97 * 2^1023.
     """
     bits = np.asarray(values, np.float64).view(np.int64)
-    return np.clip((bits + (1 << 46)) >> 47, _SMALLEST_CODE, _LARGEST_CODE)
+    codes: Counts = np.clip((bits + (1 << 46)) >> 47, _SMALLEST_CODE, _LARGEST_CODE)
+    return codes
 
 
 def encode_positive(value: float) -> int:

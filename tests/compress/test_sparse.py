@@ -141,8 +141,8 @@ def test_gaps_that_go_wrong_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None
         huge = np.full(1 << 16, sparse.ESCAPE - 1, np.uint8)
         for bad, entries in (
             (gaps, 3960),
-            (gaps._replace(count=99), 10_000),
-            (gaps._replace(count=101, low=low, packed=np.append(gaps.packed, np.uint8(0))), 10_000),
+            (gaps._replace(nonzero=99), 10_000),
+            (gaps._replace(nonzero=101, low=low, packed=np.append(gaps.packed, np.uint8(0))), 10_000),
             (gaps._replace(tokens=np.append(gaps.tokens, np.uint8(sparse.ESCAPE))), 10_000),
             (gaps._replace(tokens=np.append(gaps.tokens, np.uint8(0))), 10_000),
             (gaps._replace(tokens=gaps.tokens[:-1]), 10_000),
