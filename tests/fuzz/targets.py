@@ -8,8 +8,7 @@ vector instructions and without) and in numpy, and within the memory that the re
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -26,6 +25,7 @@ from flwr_co3.convert import FloatFormat
 from flwr_co3.errors import FrameError
 from flwr_co3.frame import FrameReader
 from flwr_co3.wire import Reader
+from tests.engines import ENGINES, NUMPY, running
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -36,32 +36,16 @@ REFUSED = "refused"
 # -- engines ----------------------------------------------------------------------------------------------------------
 
 
-def engines() -> list[str]:
-    """What there is to compare: numpy and, where they are compiled, the loops in C with vectors and without."""
-    return ["numpy"] if kernels.compiled() is None else ["vectors", "scalars", "numpy"]
-
-
-@contextmanager
-def engine(name: str) -> Iterator[None]:
-    """Run a block with one of `engines`, in one thread."""
-    if name == "numpy":
-        with kernels.using("numpy", threads=1):
-            yield
-        return
-    with kernels.using("c", threads=1):
-        loops = kernels.compiled()
-        loops.use(name == "vectors")
-        try:
-            yield
-        finally:
-            loops.use(True)
+def engines() -> tuple[str, ...]:
+    """What there is to compare."""
+    return ENGINES if kernels.compiled() else (NUMPY,)
 
 
 def agreed(work: Callable[[], Any]) -> Any:
     """Do the work with each engine: what it returns (bytes, in the end), or `REFUSED` for FrameError, must agree."""
     found = {}
     for name in engines():
-        with engine(name):
+        with running(name, threads=1):
             try:
                 found[name] = work()
             except FrameError as error:
