@@ -68,8 +68,11 @@ static int acquire(PyObject *list, int flags, Buffers *b) {
     b->count = 0;
     b->views = NULL;
     if (list == Py_None) return 0;
+    if (!PyList_Check(list)) {
+        PyErr_SetString(PyExc_ValueError, "Arrays come in a list.");
+        return -1;
+    }
     Py_ssize_t n = PyList_Size(list);
-    if (n < 0) return -1;
     b->views = PyMem_Calloc(n ? n : 1, sizeof(Py_buffer));
     if (!b->views) { PyErr_NoMemory(); return -1; }
     for (; b->count < n; b->count++) {
@@ -478,12 +481,17 @@ static PyObject *py_convert(PyObject *self, PyObject *args) {
              check_segments(runs, count, &updates, &errors) == 0 && check_segments(runs, count, &updates, &kept) == 0 &&
              (nudge_object == Py_None || PyObject_GetBuffer(nudge_object, &nudge, PyBUF_SIMPLE) == 0);
     Py_ssize_t tensors = updates.count;
+    /* Within these bounds no level lies below 0 or above f.zero; see FloatFormat. */
+    if (ok && (f.mantissa < 0 || f.mantissa > 10 || f.bias < -100 || f.bias > 121 - f.mantissa)) {
+        PyErr_SetString(PyExc_ValueError, "There is no such number format.");
+        ok = 0;
+    }
     if (ok && (f.zero < 1 || f.zero > 127 || factors.len < tensors * 4 ||
                units.len < tensors * 4 || starts.len < tensors * 8 ||
                values.len < tensors * (f.zero + 1) * 4 || counts.len < count * levels * 4 || squares.len < count * 8))
         ok = !too_short("table or result");
     for (Py_ssize_t k = 0; ok && k < count; k++)
-        if (at[runs[k].tensor] < 0 || at[runs[k].tensor] + runs[k].stop > symbols.len ||
+        if (at[runs[k].tensor] < 0 || at[runs[k].tensor] > symbols.len - runs[k].stop ||
             (nudge.obj && nudge.len < 4 * (runs[k].stop - runs[k].start)))
             ok = !too_short("room for symbols");
     if (ok) {
@@ -579,7 +587,8 @@ static PyObject *py_keep(PyObject *self, PyObject *args) {
     if (ok && (kept.count < updates.count || starts.len < updates.count * 8 || values.len < updates.count * 1024))
         ok = !too_short("table or result");
     for (Py_ssize_t k = 0; ok && k < count; k++)
-        if (at[runs[k].tensor] < 0 || at[runs[k].tensor] + runs[k].stop > symbols.len) ok = !too_short("symbols");
+        if (at[runs[k].tensor] < 0 || at[runs[k].tensor] > symbols.len - runs[k].stop || !data_of(&kept, runs[k].tensor))
+            ok = !too_short("list of symbols or memories");
     if (ok) {
         Py_BEGIN_ALLOW_THREADS
         for (Py_ssize_t k = 0; k < count; k++) {
@@ -906,7 +915,7 @@ static PyObject *py_packed_frequencies(PyObject *self, PyObject *args) {
     if (!PyArg_ParseTuple(args, "y*i", &single, &factor)) return NULL;
     int64_t packed[MAX_ALPHABET];
     Py_ssize_t n = single.len / 8;
-    if (n >= 1 && n <= MAX_ALPHABET && factor >= 1) size = pack_frequencies(single.buf, (int)n, factor, packed);
+    if (n >= 1 && n <= MAX_ALPHABET && factor >= 1 && factor <= 8) size = pack_frequencies(single.buf, (int)n, factor, packed);
     PyBuffer_Release(&single);
     if (size < 0) {
         PyErr_SetString(PyExc_ValueError, "Packed symbols must fit one byte.");
@@ -984,6 +993,8 @@ static PyObject *py_dense_table(PyObject *self, PyObject *args) {
 }
 
 /* -- rANS --------------------------------------------------------------------------------------------------------- */
+
+static const int64_t MAX_ROWS = (int64_t)1 << 31, MAX_CHUNKS = (int64_t)1 << 31; /* their product fits 64 bits */
 
 typedef struct {
     int64_t count, factor, alphabet, base, filler; /* symbols, how many form one, of what alphabet, ... */
@@ -1158,7 +1169,7 @@ static PyObject *py_rans_encode(PyObject *self, PyObject *args) {
     Py_ssize_t n = packings.len / sizeof(Packing);
     int ok = acquire(list, PyBUF_SIMPLE, &symbols) == 0;
     if (ok && (symbols.count < n || frequencies.len < n * 512 || lanes < 1 || lanes > 4096 || rows_per_chunk < 1 ||
-               chunk < 0))
+               rows_per_chunk > MAX_ROWS || chunk < 0 || chunk > MAX_CHUNKS))
         ok = !too_short("table or list");
     int64_t rows = 0, room = 0, low = chunk * rows_per_chunk, high = low + rows_per_chunk;
     for (Py_ssize_t k = 0; ok && k < n; k++) {
@@ -1362,7 +1373,7 @@ static PyObject *py_rans_decode(PyObject *self, PyObject *args) {
     DecoderTable *table = NULL;
     int ok = acquire(list, PyBUF_WRITABLE, &out) == 0;
     if (ok && (out.count < n || frequencies.len < n * 512 || lanes < 1 || lanes > 4096 || rows_per_chunk < 1 ||
-               chunk < 0 || data.len < 4 * lanes))
+               rows_per_chunk > MAX_ROWS || chunk < 0 || chunk > MAX_CHUNKS || data.len < 4 * lanes))
         ok = !too_short("chunk, table or list");
     for (Py_ssize_t k = 0; ok && k < n; k++)
         if (lengths[k] < 0 || out.views[k].len < lengths[k]) ok = !too_short("room for symbols");
@@ -1429,8 +1440,9 @@ static PyObject *py_huffman_encode(PyObject *self, PyObject *args) {
     const uint16_t *lengths = lengths_buffer.buf, *words = words_buffer.buf;
     int64_t n = symbols.len;
     int ok = lengths_buffer.len >= 512 && words_buffer.len >= 512 && per_segment >= 1;
+    for (int i = 0; ok && i < 256; i++) ok = lengths[i] <= MAX_LENGTH;
     if (!ok) too_short("table");
-    int64_t segments = ok ? (n + per_segment - 1) / per_segment : 0;
+    int64_t segments = ok ? n / per_segment + (n % per_segment > 0) : 0;
     int64_t *sizes = ok ? malloc((size_t)(segments + 1) * 8) : NULL;
     uint8_t *out = ok ? malloc((size_t)n * 2 + (size_t)segments + 16) : NULL;
     if (ok && (!sizes || !out)) PyErr_NoMemory(), ok = 0;
@@ -1474,7 +1486,7 @@ static PyObject *py_huffman_decode(PyObject *self, PyObject *args) {
     const int64_t *sizes = sizes_buffer.buf;
     int64_t segments = sizes_buffer.len / 8, total = 0, n = out.len;
     int ok = symbol_buffer.len >= 1 << MAX_LENGTH && length_buffer.len >= 1 << MAX_LENGTH && per_segment >= 1 &&
-             segments == (per_segment ? (n + per_segment - 1) / per_segment : 0), sound = 1;
+             segments == n / per_segment + (n % per_segment > 0), sound = 1;
     for (int64_t k = 0; ok && k < segments; k++) {
         if (sizes[k] < 0 || sizes[k] > data.len - total) ok = 0;
         else total += sizes[k];
@@ -1728,7 +1740,7 @@ static PyObject *py_dequantize(PyObject *self, PyObject *args) {
     float *out = out_buffer.buf;
     int64_t n = out_buffer.len / 4, alphabet = values_buffer.len / 4;
     int ok = factor >= 1 && factor <= 8 && alphabet >= 2 && alphabet <= 256 && first >= 0 &&
-             packed_buffer.len >= (first + n + factor - 1) / factor;
+             packed_buffer.len <= INT64_MAX / 8 && first <= packed_buffer.len * factor - n;
     if (!ok) too_short("list of symbols");
     else {
         Py_BEGIN_ALLOW_THREADS

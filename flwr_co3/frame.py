@@ -373,10 +373,11 @@ class FrameReader:
             return
         for name, array in total.items():
             spec = self.tensors.get(name)
-            if spec is None or name in self.exact or TensorSpec.of(array) != spec or not array.flags.c_contiguous:
+            fits = array.flags.c_contiguous and array.flags.writeable and TensorSpec.of(array) == spec
+            if name in self.exact or not fits:
                 raise ValueError(
                     f"Tensor {name!r} can't be added: it must travel as an update in this frame, and its total must be "
-                    "contiguous and of its dtype and shape."
+                    "contiguous, writable, and of its dtype and shape."
                 )
         for name, array in total.items():
             self._write(name, array.reshape(-1), weight)

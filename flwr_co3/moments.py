@@ -34,6 +34,7 @@ class Source(NamedTuple):
 
     update: Array  # shape (n,), contiguous, aligned and of native byte order
     error: npt.NDArray[np.float32] | None  # the same shape; only where the update is float32
+    received: np.dtype[Any] | None = None  # what the receiver gets, if that has half the update's precision
 
     def block(self, decay: float, start: int, stop: int) -> Array:
         """What is to be sent of some entries."""

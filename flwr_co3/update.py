@@ -113,12 +113,13 @@ class Update:
                 raise _not_finite(name)
         specs = {name: TensorSpec(_dtype_name(tensor.dtype), tensor.shape) for name, tensor in tensors.items()}
         header = Header(config.float_format, config.coder, specs, exact)
+        dtypes = {name: tensors[name].dtype for name in header.lossy}
         errors: dict[str, Array | None] = {}
         if memory is not None:
             errors = {name: memory.addend(name, tensors[name]) for name in header.lossy}
             # The others are added here and now.
             tensors |= memory.compensate({name: tensors[name] for name, error in errors.items() if error is None})
-        sources = [_source(tensors[name], errors.get(name)) for name in header.lossy]
+        sources = [_source(tensors[name], errors.get(name), dtypes[name]) for name in header.lossy]
         rows = [row for row, names in enumerate(header.groups) for _ in names]
         bins = np.zeros((len(header.groups), BINS), np.uint32) if budget else None
         decay = 0.0 if memory is None else memory.decay
@@ -163,8 +164,9 @@ class Update:
         return groups
 
 
-def _source(tensor: Array, error: Array | None) -> Source:
-    return Source(flat(tensor), None if error is None else error.reshape(-1))
+def _source(tensor: Array, error: Array | None, dtype: np.dtype[Any]) -> Source:
+    received = None if dtype.itemsize == tensor.dtype.itemsize else dtype.newbyteorder("=")
+    return Source(flat(tensor), None if error is None else error.reshape(-1), received)
 
 
 def _not_finite(name: str) -> ValueError:

@@ -100,7 +100,7 @@ def _convert_in_numpy(
     out: Converted,
     t: int,
 ) -> None:
-    values = _symbol_values(fmt, scale, source.update.dtype)
+    values = _symbol_values(fmt, scale, source)
     start = int(out.starts[t])
     for first in range(0, source.update.size, BLOCK):
         block = source.block(decay, first, first + BLOCK)
@@ -131,7 +131,7 @@ def _convert_compiled(
     squares = np.zeros(len(runs))
     with np.errstate(over="ignore"):  # of those that are not converted here
         factors, inverse_units = scales.astype(np.float32), (1 / units).astype(np.float32)
-    values = magnitude_values(fmt, scales, "float32").astype(np.float32)
+    values = _float32_values(fmt, sources, scales)
     layout = (fmt.mantissa, fmt.bias, fmt.zero)
     new = None if kept is None else list(kept)
 
@@ -166,7 +166,7 @@ def keep(
     fast = [t for t, source in enumerate(sources) if loops is not None and source.update.dtype == np.float32]
     for t in sorted(set(range(len(sources))) - set(fast)):
         source, start = sources[t], int(converted.starts[t])
-        values = _symbol_values(fmt, float(scales[t]), source.update.dtype)
+        values = _symbol_values(fmt, float(scales[t]), source)
         for first in range(0, source.update.size, BLOCK):
             block = source.block(decay, first, first + BLOCK)
             symbols = converted.symbols[start + first : start + first + block.size]
@@ -177,7 +177,7 @@ def keep(
     updates, errors = _by_tensor(sources, fast)
     runs = segments([source.update.size for source in sources], fast)
     tables = np.zeros((len(sources), 256), np.float32)
-    tables[:, fmt.zero : 2 * fmt.zero + 1] = magnitude_values(fmt, scales, "float32")
+    tables[:, fmt.zero : 2 * fmt.zero + 1] = _float32_values(fmt, sources, scales)
     tables[:, : fmt.zero] = -tables[:, 2 * fmt.zero : fmt.zero : -1]
     mostly_zero = int(converted.counts[:, fmt.zero].sum()) > 0.8 * converted.symbols.size
     zero, places = fmt.zero if mostly_zero else -1, list(kept)
@@ -189,10 +189,20 @@ def keep(
     kernels.each(work, kernels.shares(len(runs), converted.symbols.size))
 
 
-def _symbol_values(fmt: FloatFormat, scale: float, dtype: np.dtype[Any]) -> Array:
-    """What each symbol decodes to in a tensor of a type."""
-    magnitudes = magnitude_values(fmt, scale, dtype.name).astype(dtype)
+def _symbol_values(fmt: FloatFormat, scale: float, source: Source) -> Array:
+    """What each symbol of a tensor decodes to, in the type of its update: that may hold more than what is received."""
+    received = source.received or source.update.dtype
+    magnitudes = magnitude_values(fmt, scale, received.name).astype(received).astype(source.update.dtype)
     return np.concatenate([-magnitudes[:0:-1], magnitudes])
+
+
+def _float32_values(fmt: FloatFormat, sources: Sequence[Source], scales: Floats) -> npt.NDArray[np.float32]:
+    """What each magnitude of each tensor decodes to, shape (tensors, zero + 1)."""
+    values = magnitude_values(fmt, scales, "float32").astype(np.float32)
+    for t, source in enumerate(sources):
+        if source.received is not None and source.update.dtype == np.float32:
+            values[t] = _symbol_values(fmt, float(scales[t]), source)[fmt.zero :]
+    return values
 
 
 def _by_tensor(sources: Sequence[Source], which: Sequence[int]) -> tuple[list[Array | None], list[Array | None]]:
