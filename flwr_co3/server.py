@@ -1,6 +1,6 @@
 """What a Flower server adds to its app: a strategy that wraps the one it has."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -11,6 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
+from flwr_co3._acknowledgements import Ledger
 from flwr_co3._inbox import Inbox, Sent
 from flwr_co3._protocol import CONFIG_KEY, Order
 from flwr_co3._replies import SentModel, loaders, plain_record
@@ -30,7 +31,8 @@ class CO3Strategy(Strategy):
     tensor as the strategy asks for them. Clients without the mod are accepted as they are.
 
     A reply that cannot be used is set aside: the wrapped strategy sees a failed client, the log names the node
-    and the reason, and the round goes on.
+    and the reason, and the round goes on. Each train message names the node's update that was aggregated last, so
+    that a client sends again what got lost.
 
     Parameters
     ----------
@@ -38,6 +40,9 @@ class CO3Strategy(Strategy):
         The strategy to wrap; any that trains with one ArrayRecord and averages, selects or mixes new weights.
     config : CO3Config (default: CO3Config())
         How clients compress.
+    resume : str or None (default: None)
+        The `progress` of an earlier strategy, saved together with the model that this one starts from: its run goes
+        on, and clients keep their memories. With None a new run begins, and they start with empty ones.
 
     Notes
     -----
@@ -76,7 +81,7 @@ class CO3Strategy(Strategy):
         result.train_metrics_clientapp[10]["co3-uplink-payload-bytes"]
     """
 
-    def __init__(self, strategy: Strategy, config: CO3Config | None = None) -> None:
+    def __init__(self, strategy: Strategy, config: CO3Config | None = None, resume: str | None = None) -> None:
         if not isinstance(strategy, Strategy):
             raise ValueError(
                 f"CO3Strategy wraps a strategy of flwr.serverapp.strategy, not {type(strategy).__name__}. "
@@ -85,8 +90,10 @@ class CO3Strategy(Strategy):
         if any(isinstance(inner, CO3Strategy) for inner in _layers(strategy)):
             raise ValueError("The strategy is a CO3Strategy already. Wrap it once, outermost.")
         self.strategy = strategy
-        self._order = Order.draw(config)
-        self.config = self._order.config
+        order = Order.draw(config)
+        self._ledger = Ledger(order.run) if resume is None else Ledger.read(resume)
+        self._order = order._replace(run=self._ledger.run)
+        self.config = order.config
         self._sent: dict[int, list[Sent]] = {}
         self._tally = Tally()
 
@@ -94,6 +101,11 @@ class CO3Strategy(Strategy):
         if name == "strategy":  # not there yet: this object is being copied
             raise AttributeError(name)
         return getattr(self.strategy, name)
+
+    @property
+    def progress(self) -> str:
+        """What was aggregated so far, to be saved together with the model and handed to ``resume=`` after a restart."""
+        return self._ledger.write()
 
     def start(self, *args: Any, **kwargs: Any) -> Result:
         """Run the strategy; takes what ``flwr.serverapp.strategy.Strategy.start`` takes."""
@@ -119,8 +131,12 @@ class CO3Strategy(Strategy):
         messages = list(self._inner("configure_train")(server_round, arrays, config, grid))
         self._sent, self._tally = defaultdict(list), Tally()
         models: dict[int, SentModel] = {}  # by record: most strategies send one and the same to all nodes
+        times = Counter(message.metadata.dst_node_id for message in messages)
         for message in messages:
-            message.content = _with_order(message.content, self._order)
+            order, node = self._order, message.metadata.dst_node_id
+            if times[node] == 1:  # of several updates at once, a node could not tell which is the last
+                order = self._ledger.address(order, str(node))
+            message.content = _with_order(message.content, order)
             records = list(message.content.array_records.values())
             self._tally.downlink_payload += payload_bytes(records)
             self._tally.downlink_message += message_bytes(message.content)
@@ -130,7 +146,7 @@ class CO3Strategy(Strategy):
                 if identity not in models:
                     models[identity] = SentModel(loaders(records[0]), self.config)
                 model = models[identity]
-            self._sent[message.metadata.dst_node_id].append(Sent(message, model))
+            self._sent[node].append(Sent(message, model, order.turn))
         return messages
 
     def aggregate_train(
@@ -140,6 +156,7 @@ class CO3Strategy(Strategy):
         inbox = Inbox(self._sent, _weight_key(self.strategy), self._tally)
         arrays, metrics = self._inner("aggregate_train")(server_round, inbox.open(replies))
         if arrays is not None:
+            self._ledger.record(inbox.updates)
             arrays = plain_record(arrays)  # some strategies take over one client's arrays as they are
         inbox.close()
         if self._sent:

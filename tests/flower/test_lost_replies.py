@@ -1,0 +1,41 @@
+"""No update is lost or counted twice, whatever happens to messages, clients and server."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flwr_co3.config import CO3Config
+from flwr_co3.rate import RateLimit
+from tests.flower.faults import CLIENT, DOWN, SERVER, UP, Round, Turn, World
+
+CONFIGS = [
+    CO3Config(memory_decay=decay, rate=rate, memory_dtype="float32")
+    for decay in (1.0, 0.9, 0.5)
+    for rate in (None, RateLimit(bytes_per_round=1), RateLimit(bytes_per_round=70))
+]
+
+
+def mostly(usual: str, others: tuple[str, ...]) -> st.SearchStrategy[str]:
+    return st.one_of(st.just(usual), st.sampled_from(others))
+
+
+TURNS = st.one_of(st.none(), st.builds(Turn, mostly("arrives", DOWN), mostly("trains", CLIENT), mostly("arrives", UP)))
+
+
+@st.composite
+def schedules(draw: st.DrawFn, nodes: int) -> list[Round]:
+    rounds = st.builds(Round, st.lists(TURNS, min_size=nodes, max_size=nodes), mostly("goes on", SERVER))
+    return draw(st.lists(rounds, min_size=2, max_size=7))
+
+
+@pytest.mark.parametrize("on_disk", [False, True], ids=["in Flower's state", "on disk"])
+@settings(max_examples=600, deadline=None)
+@given(config=st.sampled_from(CONFIGS), steady=st.booleans(), schedule=schedules(nodes=2))
+def test_no_update_is_lost_or_counted_twice(
+    on_disk: bool, config: CO3Config, steady: bool, schedule: list[Round]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        World(config, 2, Path(folder) if on_disk else None, steady).play(schedule)
