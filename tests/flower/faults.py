@@ -22,7 +22,7 @@ from flwr_co3.codec import Codec
 from flwr_co3.config import CO3Config
 from flwr_co3.correct import Kept, MemoryStore
 from flwr_co3.server import CO3Strategy
-from tests.flower.helpers import Tensors, arrays, context, message, model_of, record, reply_with
+from tests.flower.helpers import Tensors, arrays, context, frame_of, message, model_of, record, reply_with
 
 MODEL: Tensors = {"w": np.linspace(-1, 1, 24, dtype="f4").reshape(4, 6), "b": np.zeros(8, "f4"), "n": np.array(3)}
 LOSSY = ("w", "b")
@@ -122,9 +122,8 @@ class Node:
         self.truth = Truth.none()
         self.late: list[Message] = []  # train messages on their way
         self.last = ""  # the update that is kept
-        self.orphans: dict[
-            str, bytes
-        ] = {}  # frames of updates that are on their way, and were kept in damaged memories
+        # Frames of updates that may be on their way, and whose memories were damaged
+        self.orphans: dict[str, bytes] = {}
         self.was_damaged = False
         self.restart()
         self.context = context(number)
@@ -167,7 +166,6 @@ class World:
         self.steady = steady
         self.nodes = [Node(number, folder and folder / str(number)) for number in range(1, nodes + 1)]
         self.late: list[Message] = []  # replies on their way
-        self.updates = 0
         self.round = 0
         self.model = record(MODEL)
         self.strategy = CO3Strategy(Adding(), config)
@@ -190,6 +188,12 @@ class World:
             self.aggregate(this, [*late, *replies])
             self.check()
 
+    def calm_down(self) -> None:
+        """Go through a round without faults: all clients take part in it, whatever happened before."""
+        calm = Round([Turn("arrives", "trains", "arrives")] * len(self.nodes), "goes on")
+        self.play([calm])
+        assert [reply.metadata.src_node_id for reply in self.inner.handed] == [node.number for node in self.nodes]
+
     def train(self, this: Round) -> list[Message]:
         """Send a round's messages, and return the replies that arrive in time."""
         self.round += 1
@@ -202,7 +206,7 @@ class World:
             node = self.nodes[received.metadata.dst_node_id - 1]
             for each in self.arriving(node, received, turn):
                 reply = self.answer(node, copy.deepcopy(each), turn)
-                self.check()
+                self.check(node)
                 if reply is not None:
                     replies += self.returning(reply, turn)
         return replies
@@ -240,11 +244,10 @@ class World:
         except RuntimeError:
             return None
         if not reply.has_error():
-            self.updates += 1
-            reply.metadata.__dict__["_message_id"] = f"update {self.updates}"
+            order = Order.read(received.content.config_records["config"])
+            reply.metadata.__dict__["_message_id"] = name = f"{order.turn}: {frame_of(reply).hex()}"
             if run == self.run:
-                order = Order.read(received.content.config_records["config"])
-                self.produced(node, before, order.seen, {name: new[name] - start[name] for name in LOSSY})
+                self.produced(node, name, before, order.seen, {name: new[name] - start[name] for name in LOSSY})
         if turn.client == "is killed before its reply leaves":
             node.restart()
             return None
@@ -253,17 +256,19 @@ class World:
     def step(self, shape: tuple[int, ...]) -> NDArray[Any]:
         return np.ones(shape, "f4") if self.steady else self.rng.normal(size=shape).astype("f4")
 
-    def produced(self, node: Node, before: Kept | None, seen: bytes | None, update: Tensors) -> None:
-        """Count an update that is kept now."""
+    def produced(self, node: Node, name: str, before: Kept | None, seen: bytes | None, update: Tensors) -> None:
+        """Count an update that is kept now, and the memory that it is kept in place of."""
         if before and before.last and seen not in (update_id(before.last.turn, before.last.frame), before.last.base):
             assert node.was_damaged, "a client forgets its memory for no reason"
             self.give_up(node, before)
             before = None
         outstanding = self.outstanding(node, before)
-        for name in LOSSY:
-            node.truth.produced[name] += update[name]
-            node.truth.gone[name] += (1 - self.config.memory_decay) * outstanding[name]
-        node.last = f"update {self.updates}"
+        for tensor in LOSSY:
+            node.truth.produced[tensor] += update[tensor]
+            node.truth.gone[tensor] += (1 - self.config.memory_decay) * outstanding[tensor]
+        if name in node.orphans:  # of two that are the same, one is lost
+            add(node.truth.gone, node.orphans.pop(name))
+        node.last = name
 
     def give_up(self, node: Node, kept: Kept | None) -> None:
         """Count a memory as gone; its last update may be on its way."""
@@ -338,9 +343,9 @@ class World:
             add(total, kept.last.frame)
         return total
 
-    def check(self) -> None:
-        """Check for each node that aggregated + outstanding = produced - gone."""
-        for node in self.nodes:
+    def check(self, *nodes: Node) -> None:
+        """Check for these nodes, or all, that aggregated + outstanding = produced - gone."""
+        for node in nodes or self.nodes:
             truth, outstanding = node.truth, self.outstanding(node, node.keeper.load(self.run))
             for update, frame in node.orphans.items():
                 if update not in truth.names:

@@ -351,6 +351,14 @@ def test_a_strategy_goes_on_from_the_progress_of_another(model: Tensors) -> None
         np.testing.assert_allclose(final[name] + memory[name], model[name] + learnt, atol=1e-5)
 
 
+def test_numbers_given_after_the_progress_was_saved_are_not_given_again(model: Tensors) -> None:
+    first = CO3Strategy(avg())
+    saved = first.progress
+    before = [order_of(message).turn or 0 for _ in range(3) for message in asked(first, model)]
+    after = [order_of(message).turn or 0 for message in asked(CO3Strategy(avg(), resume=saved), model)]
+    assert min(after) > max(before)
+
+
 def test_a_server_whose_clock_was_set_back_gives_no_number_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     order = Order.draw(None)
     ledger = Ledger(order.run)
