@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import partial
 from logging import getLogger
 from math import isfinite
 from typing import NamedTuple, TypeAlias, TypeVar
@@ -9,9 +10,11 @@ from typing import NamedTuple, TypeAlias, TypeVar
 from flwr.app import ArrayRecord, Error, Message, MetricRecord, RecordDict
 
 from flwr_co3._acknowledgements import update_id
+from flwr_co3._downlink import shifted
 from flwr_co3._protocol import ERROR_CODE, FRAME_KEY, FRAME_STYPE, STATS_KEY, ClientStats
 from flwr_co3._replies import Desk, SentModel, decoded_record, loaders
 from flwr_co3._round import Tally, message_bytes, payload_bytes
+from flwr_co3._versions import Tensors
 
 logger = getLogger("flwr.co3")
 
@@ -25,6 +28,7 @@ class Sent(NamedTuple):
     message: Message
     model: SentModel | None  # None if it does not carry exactly one ArrayRecord
     turn: int | None  # its number; None if its node was sent several
+    start: Tensors | None = None  # the model that the client was brought to, where that is not `model`
 
 
 class Opened(NamedTuple):
@@ -94,6 +98,8 @@ class Inbox:
                 content[key] = decoded_record(model, model.open(frame), self._desk)
         else:
             model.check(loaders(record))
+            if sent.start is not None:
+                content[key] = shifted(record, sent.start, {name: partial(model.load, name) for name in model.specs})
         reply.content = content
         form = _form(content, key, self._weight_key)
         self._sent[reply.metadata.src_node_id].remove(sent)

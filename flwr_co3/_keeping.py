@@ -10,6 +10,8 @@ from flwr_co3.correct import Kept, LastUpdate, MemoryStore
 
 MEMORY_KEY = "co3-memory"  # in the client's state: what was not sent yet, by tensor
 RUN_KEY = "co3-run"  # beside it: the run that it belongs to, and the last update
+HELD_KEY = "co3-held"  # in the client's state: the model that the server's frames start from
+HELD_RUN_KEY = "co3-held-run"  # beside it: the run that it belongs to, and its version
 
 Store: TypeAlias = MemoryStore | str | Path
 
@@ -31,27 +33,31 @@ class StateKeeper:
     ----------
     state : RecordDict
         The client's state.
+    key, run_key : str
+        Where in it.
     """
 
-    def __init__(self, state: RecordDict) -> None:
+    def __init__(self, state: RecordDict, key: str = MEMORY_KEY, run_key: str = RUN_KEY) -> None:
         self._state = state
+        self._key = key
+        self._run_key = run_key
 
     def load(self, run: str) -> Kept | None:
         """Return what the state holds, if it is of this run."""
-        record = self._state.get(RUN_KEY)
+        record = self._state.get(self._run_key)
         if not isinstance(record, ConfigRecord) or record.get("token") != run:
             return None
-        memory = self._state.array_records[MEMORY_KEY]
+        memory = self._state.array_records[self._key]
         return Kept({name: array.numpy() for name, array in memory.items()}, _last(record))
 
     def save(self, run: str, kept: Kept | None) -> None:
         """Put this into the state."""
         stored = kept and ArrayRecord({name: Array(np.asarray(error)) for name, error in kept.errors.items()})
-        for key in (MEMORY_KEY, RUN_KEY):
+        for key in (self._key, self._run_key):
             self._state.pop(key, None)
         if kept is not None and stored is not None:
-            self._state[MEMORY_KEY] = stored
-            self._state[RUN_KEY] = _record(run, kept.last)
+            self._state[self._key] = stored
+            self._state[self._run_key] = _record(run, kept.last)
 
 
 class StoreKeeper:
@@ -63,11 +69,14 @@ class StoreKeeper:
         The store; nodes may share it.
     node : int
         The client's node.
+    what : str
+        Said of what is not a memory, to tell its files from memories.
     """
 
-    def __init__(self, store: MemoryStore, node: int) -> None:
+    def __init__(self, store: MemoryStore, node: int, what: str = "") -> None:
         self._store = store
         self._node = node
+        self._what = what
 
     def load(self, run: str) -> Kept | None:
         """Read this run's file."""
@@ -81,7 +90,7 @@ class StoreKeeper:
             self._store.save(self._key(run), kept)
 
     def _key(self, run: str) -> str:
-        return f"run {run}, node {self._node}"
+        return f"{self._what}run {run}, node {self._node}"
 
 
 def store_of(store: Store | None, owner: str) -> MemoryStore | None:
@@ -102,6 +111,13 @@ def store_of(store: Store | None, owner: str) -> MemoryStore | None:
 def keeper_of(context: Context, store: MemoryStore | None) -> Keeper:
     """Return where the client with this context keeps its memory."""
     return StateKeeper(context.state) if store is None else StoreKeeper(store, context.node_id)
+
+
+def model_keeper_of(context: Context, store: MemoryStore | None) -> Keeper:
+    """Return where the client with this context keeps the model that the server's frames start from."""
+    if store is None:
+        return StateKeeper(context.state, HELD_KEY, HELD_RUN_KEY)
+    return StoreKeeper(store, context.node_id, "model of ")
 
 
 def _record(run: str, last: LastUpdate | None) -> ConfigRecord:

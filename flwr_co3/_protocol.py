@@ -12,14 +12,17 @@ CONFIG_KEY = "co3"  # in a train message's config: CO3Config.to_json()
 RUN_KEY = "co3-run"  # beside it: a random token, the same for all of a run
 TURN_KEY = "co3-turn"  # beside it: the train message's number, rising within a run
 SEEN_KEY = "co3-seen"  # beside it: the node's update that was aggregated last; not there if none was
+MODEL_KEY = "co3-model"  # in a train or evaluation message's config: the version of the model that it brings
+BASE_KEY = "co3-base"  # beside it: the version that its frames start from; not there if it brings the whole model
 FRAME_KEY = "co3"  # the one entry of a compressed reply's ArrayRecord
 FRAME_STYPE = "flwr_co3"  # its Array's serialisation type
-STATS_KEY = "co3"  # in a compressed reply's MetricRecord: ClientStats as a list
+STATS_KEY = "co3"  # in a compressed reply's MetricRecord: ClientStats as a list, and the version of the model it holds
 SCALAR_STATS_KEYS = (
     "co3-nmse",
     "co3-encode-seconds",
     "co3-memory-norm",
 )  # the same in a NumPyClient's metrics
+UNKNOWN_MODEL = "does not hold the model that the frames start from"  # in the reason of a client's error
 ERROR_CODE = 6  # Flower's ErrorCode.MOD_FAILED_PRECONDITION, which it does not export
 
 
@@ -54,7 +57,7 @@ class Order(NamedTuple):
         ValueError
             If this version cannot do what is asked.
         """
-        settings, run = CO3Config.from_json(_text(config, CONFIG_KEY)), _text(config, RUN_KEY)
+        settings, run = CO3Config.from_json(_text(config, CONFIG_KEY)), run_of(config)
         turn, seen = config.get(TURN_KEY), config.get(SEEN_KEY)
         if not (turn is None or (isinstance(turn, int) and turn > 0)):
             raise ValueError(_unexpected(TURN_KEY, turn, "a number above 0"))
@@ -86,11 +89,31 @@ class ClientStats(NamedTuple):
     @classmethod
     def read(cls, values: object) -> "ClientStats | None":
         """Read the statistics from a reply, or None if that is not what stands there."""
-        if not isinstance(values, (list, tuple)) or len(values) != len(cls._fields):
+        if not isinstance(values, (list, tuple)) or len(values) not in (len(cls._fields), len(cls._fields) + 1):
             return None
+        values = values[: len(cls._fields)]
         if not all(isinstance(value, (int, float)) and np.isfinite(value) for value in values):
             return None
         return cls(*map(float, values))
+
+
+def held_version(values: object) -> int | None:
+    """Read the number of the version that a client holds, or None if it does not say."""
+    if not isinstance(values, (list, tuple)) or len(values) != len(ClientStats._fields) + 1:
+        return None
+    number = values[-1]
+    return int(number) if isinstance(number, (int, float)) and np.isfinite(number) else None
+
+
+def run_of(config: Mapping[str, object]) -> str:
+    """Read the run's token from a message's config.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    return _text(config, RUN_KEY)
 
 
 def _text(config: Mapping[str, object], key: str) -> str:

@@ -10,8 +10,9 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
-from flwr_co3._keeping import Keeper, Store, keeper_of, store_of
-from flwr_co3._protocol import CONFIG_KEY, ERROR_CODE, FRAME_KEY, FRAME_STYPE, STATS_KEY, Order
+from flwr_co3._held import received_model
+from flwr_co3._keeping import Keeper, Store, keeper_of, model_keeper_of, store_of
+from flwr_co3._protocol import CONFIG_KEY, ERROR_CODE, FRAME_KEY, FRAME_STYPE, MODEL_KEY, STATS_KEY, Order
 from flwr_co3._uplink import Compressed, Tensors, compress, refuse_secure_aggregation
 from flwr_co3.rate import RateLimit
 
@@ -75,8 +76,12 @@ class CO3Mod:
         self.store = store_of(store, "CO3Mod")
 
     def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-        """Train, then compress the reply."""
-        config = _config_of(message)
+        """Take the model out of the message, train, then compress the reply."""
+        try:
+            held = self._receive(message, context)
+        except Exception as error:
+            return _refusal(message, error)
+        config = _config_of(message, CONFIG_KEY, "train")
         if config is None:
             return call_next(message, context)
         try:
@@ -96,10 +101,21 @@ class CO3Mod:
             _check_metrics(reply.content)
             key, new = _arrays_of(reply.content, "The reply")
             sent = compress(_pairs(received, new), order, keeper_of(context, self.store), self.rate)
-            reply.content = _compressed_content(reply.content, key, sent)
+            reply.content = _compressed_content(reply.content, key, sent, held)
         except Exception as error:
             return _refusal(message, error)
         return reply
+
+    def _receive(self, message: Message, context: Context) -> int | None:
+        """Put the model in place of what brings it; return its version, None where the server names none."""
+        config = _config_of(message, MODEL_KEY, "train", "evaluate")
+        if config is None:
+            return None
+        key, record = _arrays_of(message.content, "The message")
+        content = message.content.copy()
+        content[key], number = received_model(record, config, model_keeper_of(context, self.store))
+        message.content = content
+        return number
 
 
 class CO3ClientMixin:
@@ -227,12 +243,11 @@ def _numbered(received: list[NDArray[Any]], new: list[NDArray[Any]]) -> Tensors:
         yield str(index), before, np.asarray(after)
 
 
-def _config_of(message: Message) -> ConfigRecord | None:
-    """Return the config with the server's order, if this is a train message that carries one."""
-    if message.metadata.message_type.partition(".")[0] != "train":
+def _config_of(message: Message, key: str, *kinds: str) -> ConfigRecord | None:
+    """Return the config with this key, if this is a message of one of these kinds that carries one."""
+    if message.metadata.message_type.partition(".")[0] not in kinds:
         return None
-    configs = message.content.config_records.values()
-    return next((config for config in configs if CONFIG_KEY in config), None)
+    return next((config for config in message.content.config_records.values() if key in config), None)
 
 
 def _arrays_of(content: RecordDict, what: str) -> tuple[str, ArrayRecord]:
@@ -265,7 +280,7 @@ def _check_metrics(content: RecordDict) -> None:
         raise ValueError(f"The reply's metrics have a key '{STATS_KEY}', which CO3 needs for itself. Rename it.")
 
 
-def _compressed_content(content: RecordDict, key: str, sent: Compressed) -> RecordDict:
+def _compressed_content(content: RecordDict, key: str, sent: Compressed, held: int | None) -> RecordDict:
     """Make a reply's content with the frame in place of the model, and the statistics beside the metrics."""
     compressed = content.copy()
     frame = Array(dtype="uint8", shape=(len(sent.frame),), stype=FRAME_STYPE, data=sent.frame)
@@ -273,7 +288,8 @@ def _compressed_content(content: RecordDict, key: str, sent: Compressed) -> Reco
     metrics = list(content.metric_records.items())
     if len(metrics) == 1:  # with none or several there is no one place that the server could look in
         key, record = metrics[0]
-        compressed[key] = MetricRecord({**record, STATS_KEY: list(sent.stats)})
+        version = [] if held is None else [float(held)]
+        compressed[key] = MetricRecord({**record, STATS_KEY: [*sent.stats, *version]})
     return compressed
 
 

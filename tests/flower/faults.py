@@ -158,17 +158,22 @@ class World:
         Where the clients' stores are, a folder for each; None for memory in Flower's state.
     steady : bool
         Whether all updates are the same, so that frames are.
+    downlink : CO3Config or None
+        How the server compresses.
     """
 
-    def __init__(self, config: CO3Config, nodes: int, folder: Path | None, steady: bool) -> None:
+    def __init__(
+        self, config: CO3Config, nodes: int, folder: Path | None, steady: bool, downlink: CO3Config | None
+    ) -> None:
         self.config = config
+        self.downlink = downlink
         self.rng = np.random.default_rng(0)
         self.steady = steady
         self.nodes = [Node(number, folder and folder / str(number)) for number in range(1, nodes + 1)]
         self.late: list[Message] = []  # replies on their way
         self.round = 0
         self.model = record(MODEL)
-        self.strategy = CO3Strategy(Adding(), config)
+        self.strategy = CO3Strategy(Adding(), config, downlink)
         self.saved = self.strategy.progress
 
     @property
@@ -191,7 +196,9 @@ class World:
     def calm_down(self) -> None:
         """Go through a round without faults: all clients take part in it, whatever happened before."""
         calm = Round([Turn("arrives", "trains", "arrives")] * len(self.nodes), "goes on")
-        self.play([calm])
+        self.play(
+            [calm] if self.downlink is None else [calm, calm]
+        )  # in the first, clients may ask for the whole model
         assert [reply.metadata.src_node_id for reply in self.inner.handed] == [node.number for node in self.nodes]
 
     def train(self, this: Round) -> list[Message]:
@@ -227,13 +234,15 @@ class World:
         if turn.client == "finds its memory damaged":
             self.give_up(node, node.keeper.load(self.run))
             node.damage()
-        start = arrays(model_of(received.content))
-        step = {name: self.step(start[name].shape) for name in LOSSY}
+        step = {name: self.step(MODEL[name].shape) for name in LOSSY}
         if turn.client == "diverges":
             step["w"][0, 0] = np.inf
-        new = {name: start[name] + step.get(name, 1) for name in start}
+        update: Tensors = {}
 
         def app(train: Message, context: Context) -> Message:
+            start = arrays(model_of(train.content))
+            new = {name: tensor + step.get(name, 1) for name, tensor in start.items()}
+            update.update({name: new[name] - start[name] for name in LOSSY})
             if turn.client == "fails":
                 raise RuntimeError("The disk with the data is gone.")
             return reply_with(new)(train, context)
@@ -247,7 +256,7 @@ class World:
             order = Order.read(received.content.config_records["config"])
             reply.metadata.__dict__["_message_id"] = name = f"{order.turn}: {frame_of(reply).hex()}"
             if run == self.run:
-                self.produced(node, name, before, order.seen, {name: new[name] - start[name] for name in LOSSY})
+                self.produced(node, name, before, order.seen, update)
         if turn.client == "is killed before its reply leaves":
             node.restart()
             return None
@@ -302,18 +311,18 @@ class World:
         """Let the server aggregate, and do what it does else."""
         self.inner.gives_model = this.server != "gets no model from its strategy"
         if this.server == "dies before it aggregates":
-            self.strategy = CO3Strategy(Adding(), self.config, resume=self.saved)
+            self.strategy = CO3Strategy(Adding(), self.config, self.downlink, resume=self.saved)
             return
         model, _ = self.strategy.aggregate_train(self.round, replies)
         if this.server == "dies before it saves":
-            self.strategy = CO3Strategy(Adding(), self.config, resume=self.saved)
+            self.strategy = CO3Strategy(Adding(), self.config, self.downlink, resume=self.saved)
             return
         if model is not None:
             self.count(self.inner.handed)
             self.model = model
         self.saved = self.strategy.progress
         if this.server == "dies and starts a new run":
-            self.strategy = CO3Strategy(Adding(), self.config)
+            self.strategy = CO3Strategy(Adding(), self.config, self.downlink)
             self.saved = self.strategy.progress
             for node in self.nodes:
                 node.truth, node.last, node.orphans, node.was_damaged = Truth.none(), "", {}, False

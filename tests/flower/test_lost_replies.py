@@ -41,13 +41,30 @@ def schedules(draw: st.DrawFn, nodes: int) -> list[Round]:
     return draw(st.lists(rounds, min_size=2, max_size=7))
 
 
-@pytest.mark.parametrize("on_disk", [False, True], ids=["in Flower's state", "on disk"])
-@settings(max_examples=500, deadline=None)
-@given(config=st.sampled_from(CONFIGS), steady=st.booleans(), schedule=schedules(nodes=2))
-def test_no_update_is_lost_or_counted_twice(
-    on_disk: bool, config: CO3Config, steady: bool, schedule: list[Round]
+SCHEDULES = given(
+    config=st.sampled_from(CONFIGS),
+    steady=st.booleans(),
+    downlink=st.sampled_from([None, CO3Config(scale=2.0)]),
+    schedule=schedules(nodes=2),
+)
+
+
+@settings(max_examples=700, deadline=None)
+@SCHEDULES
+def test_no_update_is_lost_or_counted_twice_with_memory_in_flowers_state(
+    config: CO3Config, steady: bool, downlink: CO3Config | None, schedule: list[Round]
+) -> None:
+    world = World(config, 2, None, steady, downlink)
+    world.play(schedule)
+    world.calm_down()
+
+
+@settings(max_examples=300, deadline=None)
+@SCHEDULES
+def test_no_update_is_lost_or_counted_twice_with_memory_on_disk(
+    config: CO3Config, steady: bool, downlink: CO3Config | None, schedule: list[Round]
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        world = World(config, 2, Path(folder) if on_disk else None, steady)
+        world = World(config, 2, Path(folder), steady, downlink)
         world.play(schedule)
         world.calm_down()

@@ -799,7 +799,8 @@ def test_the_summary_names_the_settings_and_then_the_strategys(caplog: pytest.Lo
     assert "fp8" in lines[1] and "rans" in lines[1]
     assert "not limited" in lines[2]
     assert "0.9" in lines[4]
-    assert "Sampling" in lines[5]
+    assert "Downlink: whole models" in lines[5]
+    assert "Sampling" in lines[6]
 
 
 def test_wrapping_twice_is_refused() -> None:
