@@ -7,7 +7,7 @@ from flwr_co3.client import CO3ClientMixin, CO3Mod
 from flwr_co3.codec import Codec, Encoded, Report, TensorReport
 from flwr_co3.config import CO3Config
 from flwr_co3.convert import FloatFormat
-from flwr_co3.correct import ErrorMemory
+from flwr_co3.correct import ErrorMemory, MemoryStore
 from flwr_co3.errors import FrameError
 from flwr_co3.frame import FrameReader, TensorSpec
 from flwr_co3.gennorm import GenNorm
@@ -28,6 +28,7 @@ __all__ = [
     "FrameError",
     "FrameReader",
     "GenNorm",
+    "MemoryStore",
     "RateLimit",
     "Report",
     "TensorReport",

@@ -2,15 +2,19 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import partial
 from logging import getLogger
 from math import isfinite
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from flwr.app import ArrayRecord, Error, Message, MetricRecord, RecordDict
 
+from flwr_co3._acknowledgements import update_id
+from flwr_co3._downlink import shifted
 from flwr_co3._protocol import ERROR_CODE, FRAME_KEY, FRAME_STYPE, STATS_KEY, ClientStats
 from flwr_co3._replies import Desk, SentModel, decoded_record, loaders
 from flwr_co3._round import Tally, message_bytes, payload_bytes
+from flwr_co3._versions import Tensors
 
 logger = getLogger("flwr.co3")
 
@@ -23,6 +27,8 @@ class Sent(NamedTuple):
 
     message: Message
     model: SentModel | None  # None if it does not carry exactly one ArrayRecord
+    turn: int | None  # its number; None if its node was sent several
+    start: Tensors | None = None  # the model that the client was brought to, where that is not `model`
 
 
 class Opened(NamedTuple):
@@ -34,6 +40,7 @@ class Opened(NamedTuple):
     payload: int  # bytes, as it came in
     compressed: bool
     stats: ClientStats | None
+    update: bytes | None  # its name, by which the node learns that it was aggregated
 
 
 class Inbox:
@@ -42,7 +49,7 @@ class Inbox:
     Parameters
     ----------
     sent : Mapping[int, list[Sent]]
-        The round's train messages by node.
+        The round's train messages by node. Those that are answered are taken out, so that each is answered once.
     weight_key : str or None
         The metric by which the wrapped strategy weights clients; with None, metrics are not looked at.
     tally : Tally
@@ -58,6 +65,7 @@ class Inbox:
         self._weight_key = weight_key
         self._tally = tally
         self._desk = Desk(averaging)
+        self.updates: dict[str, bytes] = {}  # by node: the names of the updates that were handed on
 
     def open(self, replies: Iterable[Message]) -> list[Message]:
         """Return all replies; those that cannot be used became error messages."""
@@ -83,37 +91,42 @@ class Inbox:
     def _opened(self, reply: Message) -> Opened:
         key, record = _only(reply.content.array_records, "ArrayRecord")
         payload = payload_bytes([record])
-        model = self._model_of(reply)
+        sent, model = self._answered(reply)
         content, stats = _without_stats(reply.content)
         form = _form(content, key, self._weight_key)
         compressed = any(array.stype == FRAME_STYPE for array in record.values())
+        update = None
         if compressed:
-            content[key] = self._decoded(record, model, _weight(content, form, self._weight_key))
+            frame = _frame(record)
+            update = None if sent.turn is None else update_id(sent.turn, frame)
+            content[key] = self._decoded(frame, model, _weight(content, form, self._weight_key))
         else:
             model.check(loaders(record))
+            if sent.start is not None:
+                content[key] = shifted(record, sent.start, {name: partial(model.load, name) for name in model.specs})
         reply.content = content
-        return Opened(reply, form, model.parameters, payload, compressed, stats)
+        self._sent[reply.metadata.src_node_id].remove(sent)
+        return Opened(reply, form, model.parameters, payload, compressed, stats, update)
 
-    def _decoded(self, record: ArrayRecord, model: SentModel, weight: float | None) -> ArrayRecord:
+    def _decoded(self, frame: bytes, model: SentModel, weight: float | None) -> ArrayRecord:
         """Decode a frame once, to see that it can be, and add it to the average where that is all that is wanted."""
         with self._desk.timed():
-            reader = model.open(_frame(record))
+            reader = model.open(frame)
         if self._desk.averaging and weight is not None:
             self._desk.add(model, reader, weight)
         reader.close()
         return decoded_record(model, reader, self._desk)
 
-    def _model_of(self, reply: Message) -> SentModel:
-        """Find the model that this reply's node was sent."""
+    def _answered(self, reply: Message) -> tuple[Sent, SentModel]:
+        """Find the train message that this reply answers, and the model in it."""
         sent = self._sent.get(reply.metadata.src_node_id, [])
-        if len(sent) > 1:
-            sent = [s for s in sent if s.message.metadata.message_id == reply.metadata.reply_to_message_id]
-        if len(sent) != 1:
-            raise ValueError("It answers no train message of this round.")
-        model = sent[0].model
+        answered = [s for s in sent if s.message.metadata.message_id == reply.metadata.reply_to_message_id]
+        if len(answered) != 1:
+            raise ValueError("It answers no train message of this round, or one that was answered already.")
+        model = answered[0].model
         if model is None:
             raise ValueError("The train message held no ArrayRecord or several, and CO3 needs the model in one.")
-        return model
+        return answered[0], model
 
     def _admit(self, opened: Opened, usual: Form | None) -> Message:
         """Hand on a reply of the usual form: Flower ends the whole run over one that differs."""
@@ -123,6 +136,8 @@ class Inbox:
                 f"Its records and metrics are {_words(opened.form)}; most replies have {_words(usual)}.",
             )
         self._tally.accept(opened.parameters, opened.payload, opened.compressed, opened.stats)
+        if opened.update is not None:
+            self.updates[str(opened.reply.metadata.src_node_id)] = opened.update
         return opened.reply
 
     def _set_aside(self, reply: Message, reason: str) -> Message:

@@ -10,14 +10,19 @@ from flwr_co3.config import CO3Config
 
 CONFIG_KEY = "co3"  # in a train message's config: CO3Config.to_json()
 RUN_KEY = "co3-run"  # beside it: a random token, the same for all of a run
+TURN_KEY = "co3-turn"  # beside it: the train message's number, rising within a run
+SEEN_KEY = "co3-seen"  # beside it: the node's update that was aggregated last; not there if none was
+MODEL_KEY = "co3-model"  # in a train or evaluation message's config: the version of the model that it brings
+BASE_KEY = "co3-base"  # beside it: the version that its frames start from; not there if it brings the whole model
 FRAME_KEY = "co3"  # the one entry of a compressed reply's ArrayRecord
 FRAME_STYPE = "flwr_co3"  # its Array's serialisation type
-STATS_KEY = "co3"  # in a compressed reply's MetricRecord: ClientStats as a list
+STATS_KEY = "co3"  # in a compressed reply's MetricRecord: ClientStats as a list, and the version of the model it holds
 SCALAR_STATS_KEYS = (
     "co3-nmse",
     "co3-encode-seconds",
     "co3-memory-norm",
 )  # the same in a NumPyClient's metrics
+UNKNOWN_MODEL = "does not hold the model that the frames start from"  # in the reason of a client's error
 ERROR_CODE = 6  # Flower's ErrorCode.MOD_FAILED_PRECONDITION, which it does not export
 
 
@@ -26,6 +31,8 @@ class Order(NamedTuple):
 
     config: CO3Config
     run: str  # an error memory of another run is not used
+    turn: int | None = None  # None where the server does not say what it aggregated
+    seen: bytes | None = None  # the node's update that was aggregated last; None if none was
 
     @classmethod
     def draw(cls, config: CO3Config | None) -> "Order":
@@ -50,11 +57,22 @@ class Order(NamedTuple):
         ValueError
             If this version cannot do what is asked.
         """
-        return cls(CO3Config.from_json(_text(config, CONFIG_KEY)), _text(config, RUN_KEY))
+        settings, run = CO3Config.from_json(_text(config, CONFIG_KEY)), run_of(config)
+        turn, seen = config.get(TURN_KEY), config.get(SEEN_KEY)
+        if not (turn is None or (isinstance(turn, int) and turn > 0)):
+            raise ValueError(_unexpected(TURN_KEY, turn, "a number above 0"))
+        if not isinstance(seen, (bytes, type(None))):
+            raise ValueError(_unexpected(SEEN_KEY, seen, "bytes"))
+        return cls(settings, run, turn, seen)
 
-    def write(self) -> dict[str, str]:
+    def write(self) -> dict[str, str | int | bytes]:
         """Write the order as entries of a message's config."""
-        return {CONFIG_KEY: self.config.to_json(), RUN_KEY: self.run}
+        entries: dict[str, str | int | bytes] = {CONFIG_KEY: self.config.to_json(), RUN_KEY: self.run}
+        if self.turn is not None:
+            entries[TURN_KEY] = self.turn
+        if self.seen is not None:
+            entries[SEEN_KEY] = self.seen
+        return entries
 
 
 class ClientStats(NamedTuple):
@@ -71,18 +89,42 @@ class ClientStats(NamedTuple):
     @classmethod
     def read(cls, values: object) -> "ClientStats | None":
         """Read the statistics from a reply, or None if that is not what stands there."""
-        if not isinstance(values, (list, tuple)) or len(values) != len(cls._fields):
+        if not isinstance(values, (list, tuple)) or len(values) not in (len(cls._fields), len(cls._fields) + 1):
             return None
+        values = values[: len(cls._fields)]
         if not all(isinstance(value, (int, float)) and np.isfinite(value) for value in values):
             return None
         return cls(*map(float, values))
 
 
+def held_version(values: object) -> int | None:
+    """Read the number of the version that a client holds, or None if it does not say."""
+    if not isinstance(values, (list, tuple)) or len(values) != len(ClientStats._fields) + 1:
+        return None
+    number = values[-1]
+    return int(number) if isinstance(number, (int, float)) and np.isfinite(number) else None
+
+
+def run_of(config: Mapping[str, object]) -> str:
+    """Read the run's token from a message's config.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    return _text(config, RUN_KEY)
+
+
 def _text(config: Mapping[str, object], key: str) -> str:
     value = config.get(key)
     if not isinstance(value, str):
-        raise ValueError(
-            f"The train message's config should have text at '{key}', but has {value!r} there. "
-            "Do server and client run the same flwr-co3?"
-        )
+        raise ValueError(_unexpected(key, value, "text"))
     return value
+
+
+def _unexpected(key: str, value: object, kind: str) -> str:
+    return (
+        f"The train message's config should have {kind} at '{key}', but has {value!r} there. "
+        "Do server and client run the same flwr-co3?"
+    )

@@ -46,8 +46,7 @@ class Tally:
         metrics: dict[str, int | float] = {
             "co3-uplink-payload-bytes": self.uplink_payload,
             "co3-uplink-message-bytes": self.uplink_message,
-            "co3-downlink-payload-bytes": self.downlink_payload,
-            "co3-downlink-message-bytes": self.downlink_message,
+            **self.downlink_metrics(),
             "co3-replies": self.replies,
             "co3-quarantined": self.quarantined,
             "co3-uncompressed": self.uncompressed,
@@ -64,6 +63,13 @@ class Tally:
             metrics["co3-encode-seconds"] = encode_seconds
             metrics["co3-memory-norm"] = memory_norm
         return metrics
+
+    def downlink_metrics(self) -> dict[str, int | float]:
+        """Return by name what the server sent."""
+        return {
+            "co3-downlink-payload-bytes": self.downlink_payload,
+            "co3-downlink-message-bytes": self.downlink_message,
+        }
 
 
 def payload_bytes(records: Iterable[ArrayRecord]) -> int:

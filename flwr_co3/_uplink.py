@@ -7,18 +7,16 @@ from math import isfinite
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from numpy.typing import NDArray
 
+from flwr_co3._acknowledgements import settle
+from flwr_co3._keeping import Keeper
 from flwr_co3._protocol import ClientStats, Order
 from flwr_co3.codec import Codec
-from flwr_co3.correct import ErrorMemory
+from flwr_co3.correct import ErrorMemory, Kept, LastUpdate
 from flwr_co3.rate import RateLimit
 
 Tensors: TypeAlias = Iterable[tuple[str, NDArray[Any], NDArray[Any]]]  # name, received, new
-
-MEMORY_KEY = "co3-memory"  # in the client's state: what was not sent yet, by tensor
-RUN_KEY = "co3-run"  # beside it: the run that it belongs to
 
 # What Flower's SecAgg+ leaves in messages and in a client's state. Its constants are internal to Flower.
 SECAGG_RECORDS = frozenset({"secaggplus_configs", "secaggplus_state"})
@@ -33,8 +31,8 @@ class Compressed(NamedTuple):
     stats: ClientStats
 
 
-def compress(tensors: Tensors, order: Order, state: RecordDict | None, rate: RateLimit | None) -> Compressed:
-    """Compress what a client learned, and remember in its state what was lost.
+def compress(tensors: Tensors, order: Order, keeper: Keeper | None, rate: RateLimit | None) -> Compressed:
+    """Compress what a client learned, and keep what was lost.
 
     Parameters
     ----------
@@ -42,16 +40,16 @@ def compress(tensors: Tensors, order: Order, state: RecordDict | None, rate: Rat
         Name, received value and new value of each tensor.
     order : Order
         What the server asked for.
-    state : RecordDict or None
-        The client's state, with its error memory. It changes only when all else has succeeded. None is for an
-        order without memory.
+    keeper : Keeper or None
+        Keeps the client's error memory. What it keeps changes only when all else has succeeded. None is for an order
+        without memory.
     rate : RateLimit or None
         The client's own limit; the tighter of it and the server's counts.
 
     Raises
     ------
     ValueError
-        If a tensor changed its shape or kind, or holds NaN or infinity.
+        If a tensor changed its shape or kind, or holds NaN or infinity. If the train message was answered before.
     """
     codec = Codec(order.config)
     exact: dict[str, NDArray[Any]] = {}
@@ -63,14 +61,14 @@ def compress(tensors: Tensors, order: Order, state: RecordDict | None, rate: Rat
         else:
             lossy[name] = _difference(new, received)
 
-    memory = _load(state, order, lossy)
+    memory = _load(keeper, order, lossy)
     start = time.perf_counter()
     update = exact | lossy
     limit = None if rate is None else rate.bytes_for(sum(array.size for array in update.values()))
     encoded = codec.compress(update, memory=memory, max_bytes=limit)
     seconds = time.perf_counter() - start
 
-    _store(state, order, memory)
+    _save(keeper, order, memory, encoded.frame)
     return Compressed(encoded.frame, ClientStats(encoded.nmse, seconds, memory.norm))
 
 
@@ -105,25 +103,29 @@ def _difference(new: NDArray[Any], received: NDArray[Any]) -> NDArray[Any]:
         return np.asarray(np.subtract(new, received, dtype=dtype))  # numpy makes scalars of 0-d arrays
 
 
-def _load(state: RecordDict | None, order: Order, lossy: Mapping[str, NDArray[Any]]) -> ErrorMemory:
-    """Make the memory that the state holds for these tensors in this run; without one it is empty."""
+def _load(keeper: Keeper | None, order: Order, lossy: Mapping[str, NDArray[Any]]) -> ErrorMemory:
+    """Make the memory for these tensors, with what the server did not aggregate; without one kept it is empty."""
     decay, dtype = order.config.memory_decay, order.config.memory_dtype
-    if decay > 0 and state is not None and _run_of(state) == order.run:
+    memory, last = ErrorMemory(decay, dtype), None
+    if decay > 0 and keeper is not None:
         try:
-            memory = ErrorMemory(decay, dtype, dict(_stored(state, lossy)))
-            if isfinite(memory.norm):
-                return memory
-            logger.warning("CO3's error memory holds numbers that are not finite, and starts empty.")
+            kept = keeper.load(order.run) or Kept({}, None)
+            memory, last = _finite(ErrorMemory(decay, dtype, dict(_fitting(kept, lossy)))), kept.last
         except Exception as error:  # whatever is wrong with it, training goes on
             logger.warning("CO3's error memory cannot be used, and starts empty: %s", error)
-    return ErrorMemory(decay, dtype)
+    return settle(memory, last, order)
 
 
-def _stored(state: RecordDict, lossy: Mapping[str, NDArray[Any]]) -> Iterator[tuple[str, NDArray[Any]]]:
-    for name, array in state.array_records[MEMORY_KEY].items():
+def _finite(memory: ErrorMemory) -> ErrorMemory:
+    if not isfinite(memory.norm):
+        raise ValueError("It holds numbers that are not finite.")
+    return memory
+
+
+def _fitting(kept: Kept, lossy: Mapping[str, NDArray[Any]]) -> Iterator[tuple[str, NDArray[Any]]]:
+    for name, error in kept.errors.items():
         if name not in lossy:
             continue
-        error = array.numpy()
         if error.shape == lossy[name].shape:
             yield name, error
         else:
@@ -135,17 +137,9 @@ def _stored(state: RecordDict, lossy: Mapping[str, NDArray[Any]]) -> Iterator[tu
             )
 
 
-def _run_of(state: RecordDict) -> object:
-    record = state.get(RUN_KEY)
-    return record.get("token") if isinstance(record, ConfigRecord) else None
-
-
-def _store(state: RecordDict | None, order: Order, memory: ErrorMemory) -> None:
-    if state is None:
+def _save(keeper: Keeper | None, order: Order, memory: ErrorMemory, frame: bytes) -> None:
+    """Keep the memory and the update, before the update leaves."""
+    if keeper is None:
         return
-    stored = ArrayRecord({name: Array(np.asarray(error)) for name, error in memory.state.items()})
-    for key in (MEMORY_KEY, RUN_KEY):
-        state.pop(key, None)
-    if order.config.memory_decay > 0:
-        state[MEMORY_KEY] = stored
-        state[RUN_KEY] = ConfigRecord({"token": order.run})
+    last = None if order.turn is None else LastUpdate(order.turn, order.seen, frame)
+    keeper.save(order.run, Kept(memory.state, last) if order.config.memory_decay > 0 else None)

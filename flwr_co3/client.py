@@ -10,7 +10,9 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
-from flwr_co3._protocol import CONFIG_KEY, ERROR_CODE, FRAME_KEY, FRAME_STYPE, STATS_KEY, Order
+from flwr_co3._held import received_model
+from flwr_co3._keeping import Keeper, Store, keeper_of, model_keeper_of, store_of
+from flwr_co3._protocol import CONFIG_KEY, ERROR_CODE, FRAME_KEY, FRAME_STYPE, MODEL_KEY, STATS_KEY, Order
 from flwr_co3._uplink import Compressed, Tensors, compress, refuse_secure_aggregation
 from flwr_co3.rate import RateLimit
 
@@ -24,13 +26,17 @@ class CO3Mod:
     """Flower mod that compresses what a client sends back from training.
 
     It acts on train messages that come from a server with a :class:`~flwr_co3.CO3Strategy`, and follows the
-    settings that they carry; all other messages pass untouched. What the compression loses is remembered in the
-    client's ``context.state`` and sent in later rounds.
+    settings that they carry; all other messages pass untouched. What the compression loses is remembered and sent
+    in later rounds, and so is an update that the server did not aggregate.
 
     Parameters
     ----------
     rate : RateLimit or None (default: None)
         A limit of this client's own. The tighter of it and the server's counts.
+    store : str, Path, MemoryStore or None (default: None)
+        Folder on the client's disk for its error memory, or a store with limits of its own. With None the memory is
+        in ``context.state``, which Flower carries to the client app and back in each round, and which ends with the
+        SuperNode's process.
 
     Notes
     -----
@@ -57,16 +63,25 @@ class CO3Mod:
         from flwr_co3 import RateLimit
 
         app = ClientApp(mods=[CO3Mod(rate=RateLimit(bytes_per_round=65536))])
+
+    A client that goes on with its memory after a restart::
+
+        app = ClientApp(mods=[CO3Mod(store="~/.cache/flwr-co3")])
     """
 
-    def __init__(self, rate: RateLimit | None = None) -> None:
+    def __init__(self, rate: RateLimit | None = None, store: Store | None = None) -> None:
         if rate is not None and not isinstance(rate, RateLimit):
             raise ValueError(f"CO3Mod's rate must be a RateLimit or None, but is {rate!r}.")
         self.rate = rate
+        self.store = store_of(store, "CO3Mod")
 
     def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-        """Train, then compress the reply."""
-        config = _config_of(message)
+        """Take the model out of the message, train, then compress the reply."""
+        try:
+            held = self._receive(message, context)
+        except Exception as error:
+            return _refusal(message, error)
+        config = _config_of(message, CONFIG_KEY, "train")
         if config is None:
             return call_next(message, context)
         try:
@@ -85,25 +100,39 @@ class CO3Mod:
             refuse_secure_aggregation(reply.content)
             _check_metrics(reply.content)
             key, new = _arrays_of(reply.content, "The reply")
-            sent = compress(_pairs(received, new), order, context.state, self.rate)
-            reply.content = _compressed_content(reply.content, key, sent)
+            sent = compress(_pairs(received, new), order, keeper_of(context, self.store), self.rate)
+            reply.content = _compressed_content(reply.content, key, sent, held)
         except Exception as error:
             return _refusal(message, error)
         return reply
+
+    def _receive(self, message: Message, context: Context) -> int | None:
+        """Put the model in place of what brings it; return its version, None where the server names none."""
+        config = _config_of(message, MODEL_KEY, "train", "evaluate")
+        if config is None:
+            return None
+        key, record = _arrays_of(message.content, "The message")
+        content = message.content.copy()
+        content[key], number = received_model(record, config, model_keeper_of(context, self.store))
+        message.content = content
+        return number
 
 
 class CO3ClientMixin:
     """Compresses what a NumPyClient's ``fit`` returns, when the server asks for it.
 
     The server asks for it with a :class:`~flwr_co3.legacy.CO3LegacyStrategy`; with any other strategy the client
-    is what it was. The client's own ``fit`` stays as it is. What the compression loses is remembered in the
-    context's state, so the client needs the context that ``client_fn`` gets: as ``context=``, which the mixin's
-    ``__init__`` takes, or as the attribute ``context``.
+    is what it was. The client's own ``fit`` stays as it is. What the compression loses is remembered, in the
+    context's state or under the name of its node, so the client needs the context that ``client_fn`` gets: as
+    ``context=``, which the mixin's ``__init__`` takes, or as the attribute ``context``.
 
     Parameters
     ----------
     context : Context or None (default: None)
         The context that ``client_fn`` received. It may be missing only where the server wants no memory.
+    store : str, Path, MemoryStore or None (default: None)
+        Where the memory is, as for :class:`~flwr_co3.CO3Mod`; also as the attribute ``store``, of the class or of the
+        client.
 
     Notes
     -----
@@ -138,11 +167,14 @@ class CO3ClientMixin:
     """
 
     context: Context | None = None
+    store: Store | None = None
 
-    def __init__(self, *args: Any, context: Context | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, context: Context | None = None, store: Store | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if context is not None:
             self.context = context
+        if store is not None:
+            self.store = store
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Wrap the class's ``fit``, whether it is its own or comes from a base that knows nothing of CO3."""
@@ -175,7 +207,7 @@ def _fit_and_compress(
     if CONFIG_KEY not in config or _fitting.get() is client:  # not asked, or called by super().fit()
         return fit(client, parameters, config)
     order = Order.read(config)
-    state = _state_of(client, order)
+    keeper = _keeper_of(client, order)
     received = [np.array(array) for array in parameters]  # fit may train in place
     running = _fitting.set(client)
     try:
@@ -185,19 +217,20 @@ def _fit_and_compress(
     if not (isinstance(result, tuple) and len(result) == 3):
         return result  # Flower says what is wrong with it
     new, examples, metrics = result
-    frame, stats = compress(_numbered(received, new), order, state, rate=None)
+    frame, stats = compress(_numbered(received, new), order, keeper, rate=None)
     return [np.frombuffer(frame, np.uint8)], examples, {**metrics, **stats.scalars()}
 
 
-def _state_of(client: CO3ClientMixin, order: Order) -> RecordDict | None:
+def _keeper_of(client: CO3ClientMixin, order: Order) -> Keeper | None:
+    store = store_of(client.store, type(client).__name__)
     if client.context is not None:
         refuse_secure_aggregation(client.context.state)
-        return client.context.state
+        return keeper_of(client.context, store)
     if order.config.memory_decay == 0:
         return None
     name = type(client).__name__
     raise ValueError(
-        f"{name} has no context, where CO3's error memory is kept between rounds. In client_fn(context), write "
+        f"{name} has no context, by which CO3's error memory is kept between rounds. In client_fn(context), write "
         f"`return {name}(..., context=context).to_client()`; if {name} has its own __init__, write "
         "`self.context = context` in it. (The server can do without the memory: CO3Config(memory_decay=0).)"
     )
@@ -210,12 +243,11 @@ def _numbered(received: list[NDArray[Any]], new: list[NDArray[Any]]) -> Tensors:
         yield str(index), before, np.asarray(after)
 
 
-def _config_of(message: Message) -> ConfigRecord | None:
-    """Return the config with the server's order, if this is a train message that carries one."""
-    if message.metadata.message_type.partition(".")[0] != "train":
+def _config_of(message: Message, key: str, *kinds: str) -> ConfigRecord | None:
+    """Return the config with this key, if this is a message of one of these kinds that carries one."""
+    if message.metadata.message_type.partition(".")[0] not in kinds:
         return None
-    configs = message.content.config_records.values()
-    return next((config for config in configs if CONFIG_KEY in config), None)
+    return next((config for config in message.content.config_records.values() if key in config), None)
 
 
 def _arrays_of(content: RecordDict, what: str) -> tuple[str, ArrayRecord]:
@@ -248,7 +280,7 @@ def _check_metrics(content: RecordDict) -> None:
         raise ValueError(f"The reply's metrics have a key '{STATS_KEY}', which CO3 needs for itself. Rename it.")
 
 
-def _compressed_content(content: RecordDict, key: str, sent: Compressed) -> RecordDict:
+def _compressed_content(content: RecordDict, key: str, sent: Compressed, held: int | None) -> RecordDict:
     """Make a reply's content with the frame in place of the model, and the statistics beside the metrics."""
     compressed = content.copy()
     frame = Array(dtype="uint8", shape=(len(sent.frame),), stype=FRAME_STYPE, data=sent.frame)
@@ -256,7 +288,8 @@ def _compressed_content(content: RecordDict, key: str, sent: Compressed) -> Reco
     metrics = list(content.metric_records.items())
     if len(metrics) == 1:  # with none or several there is no one place that the server could look in
         key, record = metrics[0]
-        compressed[key] = MetricRecord({**record, STATS_KEY: list(sent.stats)})
+        version = [] if held is None else [float(held)]
+        compressed[key] = MetricRecord({**record, STATS_KEY: [*sent.stats, *version]})
     return compressed
 
 

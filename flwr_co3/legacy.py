@@ -1,11 +1,12 @@
 """CO3Strategy for apps on Flower's older API: NumPyClients, and the strategies of flwr.server.strategy."""
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from logging import getLogger
 from math import isfinite
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from flwr.app import ConfigRecord
 from flwr.common import (
@@ -21,6 +22,7 @@ from flwr.common import (
 from flwr.server import ClientManager
 from flwr.server.strategy import Strategy
 
+from flwr_co3._acknowledgements import Ledger, update_id
 from flwr_co3._protocol import FRAME_STYPE, SCALAR_STATS_KEYS, ClientStats, Order
 from flwr_co3._replies import NUMPY_STYPE, Loaders, SentModel
 from flwr_co3._round import Tally, count_bytes
@@ -29,6 +31,13 @@ from flwr_co3.config import CO3Config
 logger = getLogger("flwr.co3")
 
 ClientProxy: TypeAlias = Any  # flwr.server.client_proxy.ClientProxy, which is not among Flower's public names
+
+
+class Sent(NamedTuple):
+    """What one client was sent in the round."""
+
+    model: SentModel
+    turn: int | None  # the instructions' number; None if the client was sent several
 
 
 class CO3LegacyStrategy(Strategy):
@@ -46,6 +55,8 @@ class CO3LegacyStrategy(Strategy):
         The strategy to wrap. CO3LegacyStrategy is the outermost wrapper.
     config : CO3Config (default: CO3Config())
         How clients compress.
+    resume : str or None (default: None)
+        The `progress` of an earlier strategy, saved together with the model that this one starts from.
 
     Examples
     --------
@@ -64,7 +75,7 @@ class CO3LegacyStrategy(Strategy):
         app = ServerApp(server_fn=server_fn)
     """
 
-    def __init__(self, strategy: Strategy, config: CO3Config | None = None) -> None:
+    def __init__(self, strategy: Strategy, config: CO3Config | None = None, resume: str | None = None) -> None:
         if not isinstance(strategy, Strategy):
             raise ValueError(
                 f"CO3LegacyStrategy wraps a strategy of flwr.server.strategy, not {type(strategy).__name__}. "
@@ -73,13 +84,20 @@ class CO3LegacyStrategy(Strategy):
         if isinstance(strategy, CO3LegacyStrategy):
             raise ValueError("The strategy is a CO3LegacyStrategy already. Wrap it once, outermost.")
         self.strategy = strategy
-        self._order = Order.draw(config)
-        self.config = self._order.config
-        self._sent: dict[str, SentModel] = {}
+        order = Order.draw(config)
+        self._ledger = Ledger(order.run) if resume is None else Ledger.read(resume)
+        self._order = order._replace(run=self._ledger.run)
+        self.config = order.config
+        self._sent: dict[str, Sent] = {}
         self._tally = Tally()
 
     def __repr__(self) -> str:
         return f"CO3LegacyStrategy({self.strategy!r}, {self.config!r})"
+
+    @property
+    def progress(self) -> str:
+        """What was aggregated so far, to be saved together with the model and handed to ``resume=`` after a restart."""
+        return self._ledger.write()
 
     def configure_fit(
         self, server_round: int, parameters: Parameters, client_manager: ClientManager
@@ -88,13 +106,15 @@ class CO3LegacyStrategy(Strategy):
         instructions = self.strategy.configure_fit(server_round, parameters, client_manager)
         self._sent, self._tally = {}, Tally()
         models: dict[int, SentModel] = {}  # by parameters: most strategies send the same to all clients
+        times = Counter(client.cid for client, _ in instructions)
         ordered = []
         for client, ins in instructions:
             identity = id(ins.parameters)
             if identity not in models:
                 models[identity] = SentModel(_loaders(ins.parameters), self.config)
-            self._sent[client.cid] = models[identity]
-            config: dict[str, Scalar] = {**ins.config, **self._order.write()}
+            order = self._order if times[client.cid] > 1 else self._ledger.address(self._order, client.cid)
+            self._sent[client.cid] = Sent(models[identity], order.turn)
+            config: dict[str, Scalar] = {**ins.config, **order.write()}
             ordered.append((client, FitIns(ins.parameters, config)))
             self._tally.downlink_payload += _payload(ins.parameters)
             self._tally.downlink_message += _message_bytes(ins.parameters, config)
@@ -108,15 +128,18 @@ class CO3LegacyStrategy(Strategy):
     ) -> tuple[Parameters | None, dict[str, Scalar]]:
         """Make weights of what clients sent, and let the wrapped strategy aggregate them."""
         accepted, failed = [], list(failures)
+        updates: dict[str, bytes] = {}
         for client, result in results:
             try:
-                accepted.append((client, self._open(client.cid, result)))
+                accepted.append((client, self._open(client.cid, result, updates)))
             except Exception as error:  # whatever a client sent, the round goes on
                 reason = f"CO3 set aside the result of client {client.cid}: {str(error) or repr(error)}"
                 logger.warning(reason)
                 failed.append(ValueError(reason))
                 self._tally.quarantined += 1
         parameters, metrics = self.strategy.aggregate_fit(server_round, accepted, failed)
+        if parameters is not None:
+            self._ledger.record(updates)
         return parameters, {**metrics, **self._tally.metrics()}
 
     def initialize_parameters(self, client_manager: ClientManager) -> Parameters | None:
@@ -142,12 +165,13 @@ class CO3LegacyStrategy(Strategy):
         """Evaluate the global model on the server."""
         return self.strategy.evaluate(server_round, parameters)
 
-    def _open(self, client: str, result: FitRes) -> FitRes:
+    def _open(self, client: str, result: FitRes, updates: dict[str, bytes]) -> FitRes:
         """Decode a client's result, all of it: Parameters are bytes, and cannot wait to be asked."""
         self._count(result)
-        model = self._sent.get(client)
-        if model is None:
-            raise ValueError("The client was not asked to train in this round.")
+        sent = self._sent.get(client)
+        if sent is None:
+            raise ValueError("The client was not asked to train in this round, or its result came already.")
+        model = sent.model
         if not isfinite(result.num_examples) or result.num_examples < 0:
             raise ValueError(f"Its number of examples, the weight of the client, is {result.num_examples!r}.")
         metrics, stats = _without_stats(result.metrics)
@@ -157,6 +181,10 @@ class CO3LegacyStrategy(Strategy):
             model.check(_loaders(parameters))
         else:
             parameters = self._decode(frame, model)
+        if sent.turn is not None:
+            del self._sent[client]
+            if frame is not None:
+                updates[client] = update_id(sent.turn, frame)
         self._tally.accept(model.parameters, _payload(result.parameters), frame is not None, stats)
         return FitRes(result.status, parameters, result.num_examples, metrics)
 

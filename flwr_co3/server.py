@@ -1,6 +1,6 @@
 """What a Flower server adds to its app: a strategy that wraps the one it has."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -11,16 +11,20 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
+from flwr_co3._acknowledgements import Ledger
 from flwr_co3._average import averages
+from flwr_co3._downlink import Downlink
 from flwr_co3._inbox import Inbox, Sent
 from flwr_co3._protocol import CONFIG_KEY, Order
 from flwr_co3._replies import SentModel, loaders, plain_record
 from flwr_co3._round import Tally, message_bytes, payload_bytes
+from flwr_co3._versions import Tensors
 from flwr_co3.config import CO3Config
 
 logger = getLogger("flwr.co3")
 
-STEPS = ("configure_train", "aggregate_train", "summary")  # what CO3Strategy adds to
+# What CO3Strategy adds to
+STEPS = ("configure_train", "aggregate_train", "configure_evaluate", "aggregate_evaluate", "summary")
 
 
 class CO3Strategy(Strategy):
@@ -31,7 +35,8 @@ class CO3Strategy(Strategy):
     tensor as the strategy asks for them. Clients without the mod are accepted as they are.
 
     A reply that cannot be used is set aside: the wrapped strategy sees a failed client, the log names the node
-    and the reason, and the round goes on.
+    and the reason, and the round goes on. Each train message names the node's update that was aggregated last, so
+    that a client sends again what got lost.
 
     Parameters
     ----------
@@ -39,12 +44,17 @@ class CO3Strategy(Strategy):
         The strategy to wrap; any that trains with one ArrayRecord and averages, selects or mixes new weights.
     config : CO3Config (default: CO3Config())
         How clients compress.
+    downlink : CO3Config or None (default: None)
+        How the server compresses what it sends to clients that have CO3Mod. With None it sends whole models.
+    resume : str or None (default: None)
+        The `progress` of an earlier strategy, saved together with the model that this one starts from: its run goes
+        on, and clients keep their memories. With None a new run begins, and they start with empty ones.
 
     Notes
     -----
     CO3Strategy is the outermost wrapper: ``CO3Strategy(DifferentialPrivacyServerSideFixedClipping(FedAvg(), ...))``.
     A wrapped strategy that brings a ``start()`` of its own keeps it: while it runs, the steps that CO3 adds to
-    (``configure_train``, ``aggregate_train``, ``summary``) are CO3's, provided that it calls them on ``self``.
+    (``configure_train``, ``aggregate_train`` and so on) are CO3's, provided that it calls them on ``self``.
     All other attributes of the wrapped strategy can be read from the wrapper.
 
     Metrics added to each round's aggregated MetricRecord:
@@ -77,7 +87,13 @@ class CO3Strategy(Strategy):
         result.train_metrics_clientapp[10]["co3-uplink-payload-bytes"]
     """
 
-    def __init__(self, strategy: Strategy, config: CO3Config | None = None) -> None:
+    def __init__(
+        self,
+        strategy: Strategy,
+        config: CO3Config | None = None,
+        downlink: CO3Config | None = None,
+        resume: str | None = None,
+    ) -> None:
         if not isinstance(strategy, Strategy):
             raise ValueError(
                 f"CO3Strategy wraps a strategy of flwr.serverapp.strategy, not {type(strategy).__name__}. "
@@ -86,15 +102,25 @@ class CO3Strategy(Strategy):
         if any(isinstance(inner, CO3Strategy) for inner in _layers(strategy)):
             raise ValueError("The strategy is a CO3Strategy already. Wrap it once, outermost.")
         self.strategy = strategy
-        self._order = Order.draw(config)
-        self.config = self._order.config
+        order = Order.draw(config)
+        self._ledger = Ledger(order.run) if resume is None else Ledger.read(resume)
+        self._order = order._replace(run=self._ledger.run)
+        self.config = order.config
+        self.downlink = downlink
+        self._downlink = None if downlink is None else Downlink(downlink, self._ledger.run)
         self._sent: dict[int, list[Sent]] = {}
         self._tally = Tally()
+        self._evaluation: Tally | None = None  # of a round of evaluation that went by the downlink
 
     def __getattr__(self, name: str) -> Any:
         if name == "strategy":  # not there yet: this object is being copied
             raise AttributeError(name)
         return getattr(self.strategy, name)
+
+    @property
+    def progress(self) -> str:
+        """What was aggregated so far, to be saved together with the model and handed to ``resume=`` after a restart."""
+        return self._ledger.write()
 
     def start(self, *args: Any, **kwargs: Any) -> Result:
         """Run the strategy; takes what ``flwr.serverapp.strategy.Strategy.start`` takes."""
@@ -110,7 +136,8 @@ class CO3Strategy(Strategy):
         logger.info("\t│\t├── Format: %s | coder: %s", config.format, config.coder)
         logger.info("\t│\t├── Rate: %s", config.rate or "not limited")
         logger.info("\t│\t├── Scale: %s | rounding: %s", config.scale, config.rounding)
-        logger.info("\t│\t└── Memory decay: %s (%s)", config.memory_decay, config.memory_dtype)
+        logger.info("\t│\t├── Memory decay: %s (%s)", config.memory_decay, config.memory_dtype)
+        logger.info("\t│\t└── Downlink: %s", "whole models" if self.downlink is None else self.downlink)
         self._inner("summary")()
 
     def configure_train(
@@ -120,10 +147,15 @@ class CO3Strategy(Strategy):
         messages = list(self._inner("configure_train")(server_round, arrays, config, grid))
         self._sent, self._tally = defaultdict(list), Tally()
         models: dict[int, SentModel] = {}  # by record: most strategies send one and the same to all nodes
-        for message in messages:
-            message.content = _with_order(message.content, self._order)
-            records = list(message.content.array_records.values())
-            self._tally.downlink_payload += payload_bytes(records)
+        times = Counter(message.metadata.dst_node_id for message in messages)
+        whole = [list(message.content.array_records.values()) for message in messages]
+        start = self._bring_model(messages)
+        for message, records in zip(messages, whole, strict=True):
+            order, node = self._order, message.metadata.dst_node_id
+            if times[node] == 1:  # of several updates at once, a node could not tell which is the last
+                order = self._ledger.address(order, str(node))
+            message.content = _with_order(message.content, order)
+            self._tally.downlink_payload += payload_bytes(message.content.array_records.values())
             self._tally.downlink_message += message_bytes(message.content)
             model = None
             if len(records) == 1:
@@ -131,16 +163,18 @@ class CO3Strategy(Strategy):
                 if identity not in models:
                     models[identity] = SentModel(loaders(records[0]), self.config)
                 model = models[identity]
-            self._sent[message.metadata.dst_node_id].append(Sent(message, model))
+            self._sent[node].append(Sent(message, model, order.turn, start))
         return messages
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Make weights of what clients sent, and let the wrapped strategy aggregate them."""
+        replies = self._heard(replies)
         inbox = Inbox(self._sent, _weight_key(self.strategy), self._tally, averages(self.strategy))
         arrays, metrics = self._inner("aggregate_train")(server_round, inbox.open(replies))
         if arrays is not None:
+            self._ledger.record(inbox.updates)
             arrays = plain_record(arrays)  # some strategies take over one client's arrays as they are
         inbox.close()
         if self._sent:
@@ -150,12 +184,45 @@ class CO3Strategy(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Configure the next round of evaluation."""
-        return self.strategy.configure_evaluate(server_round, arrays, config, grid)
+        """Configure the next round of evaluation, and compress the model where the downlink is."""
+        messages = list(self._inner("configure_evaluate")(server_round, arrays, config, grid))
+        self._evaluation = None
+        if self._bring_model(messages) is not None:
+            self._evaluation = Tally()
+            for message in messages:
+                self._evaluation.downlink_payload += payload_bytes(message.content.array_records.values())
+                self._evaluation.downlink_message += message_bytes(message.content)
+        return messages
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Aggregate evaluation metrics."""
-        return self.strategy.aggregate_evaluate(server_round, replies)
+        metrics: MetricRecord | None = self._inner("aggregate_evaluate")(server_round, self._heard(replies))
+        if self._evaluation is None:
+            return metrics
+        return MetricRecord({**(metrics or {}), **self._evaluation.downlink_metrics()})
+
+    def _bring_model(self, messages: list[Message]) -> Tensors | None:
+        """Let messages bring the model by the downlink, and return the model that they bring.
+
+        It does nothing, and returns None, where there is no downlink, or where nodes are not all sent one and the same
+        ArrayRecord.
+        """
+        records = [record for message in messages for record in message.content.array_records.values()]
+        if self._downlink is None or not records or len(records) != len(messages):
+            return None
+        if any(record is not records[0] for record in records):
+            return None
+        self._downlink.advance(records[0])
+        for message in messages:
+            self._downlink.bring(message)
+        return self._downlink.tensors
+
+    def _heard(self, replies: Iterable[Message]) -> list[Message]:
+        """Learn from replies what their nodes hold."""
+        replies = list(replies)
+        if self._downlink is not None:
+            self._downlink.hear(replies)
+        return replies
 
     def _inner(self, step: str) -> Callable[..., Any]:
         """Return the wrapped strategy's own step, also while this wrapper has taken its place."""

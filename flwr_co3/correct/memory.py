@@ -138,6 +138,32 @@ class ErrorMemory:
         """
         self.replace({name: _difference(v[name], values) for name, values in sent.items()})
 
+    def put_back(self, sent: Mapping[str, Array]) -> None:
+        """Take back what was sent and did not arrive: ``e = e + sent``, which is all of ``v``.
+
+        The memory is then what it would be had nothing been sent: a lost update counts as an empty one. It is put back
+        undecayed, as the stored error is; both decay when they are used.
+
+        Parameters
+        ----------
+        sent : mapping of str to ndarray
+            What the receiver would have decoded. Tensors without a memory, such as exact ones, are passed over.
+
+        Raises
+        ------
+        ValueError
+            If a tensor's shape is not that of its memory.
+        """
+        for name in sent.keys() & self._stored.keys():
+            if sent[name].shape != self._stored[name].shape:
+                raise ValueError(
+                    f"Tensor {name!r} of the update to put back has shape {sent[name].shape}, but its memory has shape "
+                    f"{self._stored[name].shape}."
+                )
+        for name, values in sent.items():
+            if name in self._stored:
+                self._stored[name] = self._store(_sum(self._load(name), values))
+
     def _add(self, tensor: Array, name: str) -> Array:
         work = np.promote_types(tensor.dtype, np.float32) if tensor.dtype.kind == "f" else np.dtype(np.float32)
         total = self._load(name).astype(work)  # a copy of its own
@@ -166,6 +192,11 @@ class ErrorMemory:
 def _difference(v: Array, sent: Array) -> Array:
     work = np.promote_types(v.dtype, np.float32) if v.dtype.kind == "f" else np.dtype(np.float32)
     return np.asarray(np.subtract(v.astype(work, copy=False), sent.astype(work, copy=False)))
+
+
+def _sum(error: Array, sent: Array) -> Array:
+    work = np.promote_types(sent.dtype, np.float32)
+    return np.asarray(np.add(error.astype(work, copy=False), sent.astype(work, copy=False)))
 
 
 def _sum_of_squares(x: Array) -> float:

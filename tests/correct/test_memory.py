@@ -105,6 +105,45 @@ def test_compensate_adds_the_decayed_error_and_changes_nothing(dtype: str) -> No
         np.testing.assert_allclose(loaded(stored[name]), first[name], rtol=PRECISION[dtype] * 1.01, atol=1e-7)
 
 
+@each_dtype
+@pytest.mark.parametrize("decay", [0.5, 0.9, 1.0])
+def test_a_lost_update_counts_as_an_empty_one(dtype: str, decay: float) -> None:
+    """After `put_back`, the memory is what it is when nothing was sent."""
+    codec = Codec(CO3Config(format="fp4", scale=2.0))
+    lost, empty = ErrorMemory(decay, dtype), ErrorMemory(decay, dtype)
+    for g in updates(6):
+        v = lost.compensate(g)
+        sent = codec.compress(v).sent
+        lost.keep(v, sent)
+        lost.put_back(sent)
+        v = empty.compensate(g)
+        empty.keep(v, {name: np.zeros_like(tensor) for name, tensor in v.items()})
+        for name, error in empty.state.items():
+            largest = float(np.max(np.abs(loaded(error))))
+            np.testing.assert_allclose(
+                loaded(lost.state[name]), loaded(error), rtol=0, atol=20 * largest * PRECISION[dtype]
+            )
+
+
+def test_only_tensors_with_a_memory_are_put_back() -> None:
+    memory = ErrorMemory()
+    memory.keep({"a": np.ones(3)}, {"a": np.zeros(3)})
+    memory.put_back({"a": np.full(3, 0.5), "count": np.array(7)})
+    assert list(memory.state) == ["a"]
+    np.testing.assert_array_equal(memory.state["a"], 1.5)
+    without = ErrorMemory(decay=0)
+    without.put_back({"a": np.ones(3)})
+    assert without.state == {}
+
+
+def test_an_update_of_another_shape_is_not_put_back() -> None:
+    memory = ErrorMemory()
+    memory.keep({"a": np.ones(3), "b": np.ones(2)}, {"a": np.zeros(3), "b": np.zeros(2)})
+    with pytest.raises(ValueError, match=r"'b' of the update to put back has shape \(1,\), but its memory .* \(2,\)"):
+        memory.put_back({"a": np.ones(3), "b": np.ones(1)})
+    np.testing.assert_array_equal(memory.state["a"], 1)
+
+
 def test_what_is_stored_takes_half_the_space() -> None:
     (g,) = updates(1, "f4")
     sizes = {}

@@ -199,12 +199,18 @@ def test_another_strategy(model: Tensors, parameters: Parameters) -> None:
 
 
 def edited(edit: Callable[[FitRes], None], seed: int = 1) -> Answer:
-    def answer(ins: FitIns) -> FitRes:
-        result = answer_of(compressing(seed))(ins)
+    return edited_answer(answer_of(compressing(seed)), edit)
+
+
+def edited_answer(answer: Answer, edit: Callable[[FitRes], None]) -> Answer:
+    """A client whose result is changed on its way."""
+
+    def answering(ins: FitIns) -> FitRes:
+        result = answer(ins)
         edit(result)
         return result
 
-    return answer
+    return answering
 
 
 def garbage(result: FitRes) -> None:
@@ -296,6 +302,99 @@ def test_memory_is_kept_between_rounds(model: Tensors, parameters: Parameters) -
         array = list(model.values())[index]
         change = step(1, index, np.zeros_like(array))
         np.testing.assert_allclose(final[index] + memory[str(index)], array + 4 * change, atol=1e-5)
+
+
+def lost(answer: Answer) -> Answer:
+    """The client trains and answers, and the server never hears of it."""
+
+    def answering(ins: FitIns) -> FitRes:
+        answer(ins)
+        raise RuntimeError("the line went dead")
+
+    return answering
+
+
+@pytest.mark.parametrize("with_mod", [False, True])
+def test_a_lost_result_is_sent_again(model: Tensors, parameters: Parameters, with_mod: bool) -> None:
+    ctx = context()
+
+    def by_mod(ins: FitIns) -> FitRes:
+        app = ClientApp(client_fn=lambda _: Plain(1).to_client(), mods=[CO3Mod()])
+        return recorddict_to_fitres(app(message(fitins_to_recorddict(ins, keep_input=True)), ctx).content, False)
+
+    answer = by_mod if with_mod else answer_of(Compressing(1, context=ctx))
+    strategy = CO3LegacyStrategy(avg())
+    current = parameters
+    for way in (answer, lost(answer), edited_answer(answer, no_tensors), lost(answer), answer, answer):
+        result, _ = one_round(strategy, [way], current)
+        current = current if result is None else result
+    final = parameters_to_ndarrays(current)
+    memory = {name: array.numpy() for name, array in ctx.state.array_records["co3-memory"].items()}
+    for index in (0, 1):
+        array = list(model.values())[index]
+        change = step(1, index, np.zeros_like(array))
+        np.testing.assert_allclose(final[index] + memory[str(index)], array + 6 * change, atol=1e-5)
+
+
+def test_results_that_the_strategy_throws_away_are_sent_again(parameters: Parameters) -> None:
+    seen: list[Any] = []
+
+    def looking(answer: Answer) -> Answer:
+        def answering(ins: FitIns) -> FitRes:
+            seen.append(ins.config.get("co3-seen"))
+            return answer(ins)
+
+        return answering
+
+    strategy = CO3LegacyStrategy(avg(accept_failures=False))
+    answers = [looking(answer_of(compressing(1))), lost(answer_of(compressing(2)))]
+    for _ in range(2):
+        result, _ = one_round(strategy, answers, parameters)
+        assert result is None
+    one_round(strategy, answers[:1], parameters)
+    one_round(strategy, answers[:1], parameters)
+    assert seen[:3] == [None] * 3 and len(seen[3]) == 8
+
+
+def test_a_result_that_comes_twice_is_aggregated_once(model: Tensors, parameters: Parameters) -> None:
+    strategy = CO3LegacyStrategy(avg(), EVERYTHING_EXACT)
+    manager = SimpleClientManager()
+    manager.register(proxy("1"))
+    ((client, ins),) = strategy.configure_fit(1, parameters, manager)
+    result = answer_of(compressing(1))(ins)
+    aggregated, metrics = strategy.aggregate_fit(1, [(client, result), (client, result)], [])
+    assert_same(aggregated, expected_mean(model, {1: 1}))
+    assert metrics["co3-quarantined"] == 1
+
+
+def test_a_client_with_several_instructions_in_a_round_gets_no_numbers(parameters: Parameters) -> None:
+    class Twice(FedAvg):
+        def configure_fit(self, *args: Any) -> Any:
+            return super().configure_fit(*args) * 2
+
+    manager = SimpleClientManager()
+    manager.register(proxy("1"))
+    strategy = CO3LegacyStrategy(Twice(min_fit_clients=1, min_available_clients=1))
+    asked = strategy.configure_fit(1, parameters, manager)
+    assert [("co3-run" in ins.config, "co3-turn" in ins.config) for _, ins in asked] == [(True, False)] * 2
+    results = [(client, answer_of(compressing(1))(ins)) for client, ins in asked]
+    _, metrics = strategy.aggregate_fit(1, results, [])
+    assert metrics["co3-quarantined"] == 0
+
+
+def test_it_goes_on_from_the_progress_of_another(parameters: Parameters) -> None:
+    first = CO3LegacyStrategy(avg())
+    one_round(first, [answer_of(compressing(1))], parameters)
+    second = CO3LegacyStrategy(avg(), resume=first.progress)
+    assert second.progress == first.progress
+    seen: list[FitIns] = []
+
+    def look(ins: FitIns) -> FitRes:
+        seen.append(ins)
+        raise RuntimeError
+
+    one_round(second, [look], parameters)
+    assert str(seen[0].config["co3-run"]) in first.progress and "co3-seen" in seen[0].config
 
 
 def test_message_bytes_are_those_of_flowers_messages(parameters: Parameters) -> None:

@@ -596,15 +596,20 @@ def test_a_frame_above_the_budget_is_set_aside(model: Tensors, caplog: pytest.Lo
     assert "more than the 400 that the rate allows" in caplog.text
 
 
-def test_a_reply_of_a_node_that_was_not_asked_is_set_aside(model: Tensors, caplog: pytest.LogCaptureFixture) -> None:
+def test_replies_to_an_earlier_round_and_of_nodes_not_asked_are_set_aside(
+    model: Tensors, caplog: pytest.LogCaptureFixture
+) -> None:
     strategy = CO3Strategy(avg())
     grid = LocalGrid({1: client(1), 2: client(2)})
-    replies = grid.send_and_receive(strategy.configure_train(1, record(model), ConfigRecord(), grid))
-    strategy.configure_train(2, record(model), ConfigRecord(), LocalGrid({2: raising}))
-    result, _ = strategy.aggregate_train(2, replies)
+    late = grid.send_and_receive(strategy.configure_train(1, record(model), ConfigRecord(), grid))
+    grid = LocalGrid({2: client(2), 3: client(3)})
+    replies = grid.send_and_receive(strategy.configure_train(2, record(model), ConfigRecord(), grid))
+    result, _ = strategy.aggregate_train(2, [*late, *replies])
     assert result is not None
-    assert_same(result, decoded_by_hand(replies_of(grid, 2), model))
-    assert "node 1: It answers no train message of this round." in caplog.text
+    new = [decoded_by_hand(replies_of(grid, node), model) for node in (2, 3)]
+    assert_same(result, mean(new, [1, 1]))
+    for node in (1, 2):
+        assert f"node {node}: It answers no train message of this round" in caplog.text
 
 
 def replies_of(grid: LocalGrid, node: int) -> Message:
@@ -794,7 +799,8 @@ def test_the_summary_names_the_settings_and_then_the_strategys(caplog: pytest.Lo
     assert "fp8" in lines[1] and "rans" in lines[1]
     assert "not limited" in lines[2]
     assert "0.9" in lines[4]
-    assert "Sampling" in lines[5]
+    assert "Downlink: whole models" in lines[5]
+    assert "Sampling" in lines[6]
 
 
 def test_wrapping_twice_is_refused() -> None:

@@ -1,0 +1,60 @@
+"""The client's side of the downlink: the model that it holds, brought to the version that the server has."""
+
+from collections.abc import Mapping
+
+from flwr.app import Array, ArrayRecord
+
+from flwr_co3._keeping import Keeper
+from flwr_co3._protocol import BASE_KEY, MODEL_KEY, UNKNOWN_MODEL, run_of
+from flwr_co3._versions import Tensors, Version, advanced
+from flwr_co3.correct import Kept, LastUpdate
+
+
+def received_model(record: ArrayRecord, config: Mapping[str, object], keeper: Keeper) -> tuple[ArrayRecord, int]:
+    """Return the model that a message brings and its number, and keep it for the frames of later messages.
+
+    Parameters
+    ----------
+    record : ArrayRecord
+        The whole model, or the frames.
+    config : Mapping[str, object]
+        The message's config.
+    keeper : Keeper
+        Keeps the model.
+
+    Raises
+    ------
+    ValueError
+        If the frames start from a version that is not held here, or do not lead to the one that they should.
+    """
+    run, target = run_of(config), Version.read(config[MODEL_KEY])
+    if BASE_KEY not in config:
+        tensors = {name: array.numpy() for name, array in record.items()}
+    else:
+        try:
+            frames = [array.data for array in record.values()]
+            tensors = _brought(frames, Version.read(config[BASE_KEY]), target, *_held(keeper, run))
+        except Exception as error:  # whatever is wrong, the server can send the whole model
+            raise ValueError(f"This client {UNKNOWN_MODEL}. {error}") from error
+    if Version.of(target.number, tensors) != target:
+        raise ValueError(f"This client {UNKNOWN_MODEL}. With the frames it is not the server's.")
+    # A model is kept as a memory is: its tensors, and the version's number and name in place of the last update's.
+    keeper.save(run, Kept(tensors, LastUpdate(target.number, target.write(), b"")))
+    return ArrayRecord({name: Array(tensor) for name, tensor in tensors.items()}), target.number
+
+
+def _held(keeper: Keeper, run: str) -> tuple[Version, Tensors]:
+    kept = keeper.load(run)
+    if kept is None or kept.last is None or kept.last.base is None:
+        raise ValueError("It holds none of this run.")
+    return Version.read(kept.last.base), kept.errors
+
+
+def _brought(frames: list[bytes], base: Version, target: Version, version: Version, tensors: Tensors) -> Tensors:
+    """Apply those frames that lead on from the version held: the first ones may have come with an earlier message."""
+    missing = target.number - version.number
+    if not 0 <= missing <= len(frames) or (missing == len(frames) and version != base):
+        raise ValueError(f"It holds version {version.number}, and they start from {base.number}.")
+    for frame in frames[len(frames) - missing :]:
+        tensors = advanced(tensors, frame)
+    return tensors

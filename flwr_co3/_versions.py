@@ -1,0 +1,108 @@
+"""The model as clients hold it: its versions, and how a frame makes the next of one.
+
+Server and client run the same code here, so that both come to the same bits.
+"""
+
+import zlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flwr_co3.codec import Codec
+from flwr_co3.errors import FrameError
+from flwr_co3.frame import FrameReader
+
+Tensors = dict[str, NDArray[Any]]
+
+
+class Version(NamedTuple):
+    """Name of a version: 8 bytes on the wire."""
+
+    number: int
+    checksum: int
+
+    @classmethod
+    def of(cls, number: int, tensors: Mapping[str, NDArray[Any]]) -> "Version":
+        """Name a model."""
+        checksum = 0
+        for name, tensor in sorted(tensors.items()):
+            checksum = zlib.crc32(f"{name} {tensor.dtype} {tensor.shape}".encode(), checksum)
+            checksum = zlib.crc32(np.ascontiguousarray(tensor).data, checksum)
+        return cls(number, checksum)
+
+    @classmethod
+    def read(cls, data: object) -> "Version":
+        """Read what `write` wrote.
+
+        Raises
+        ------
+        ValueError
+            If it is something else.
+        """
+        if not isinstance(data, bytes) or len(data) != 8:
+            raise ValueError(f"A version of the model is named by 8 bytes, not by {data!r}.")
+        return cls(int.from_bytes(data[:4], "little"), int.from_bytes(data[4:], "little"))
+
+    def write(self) -> bytes:
+        """Return the name as bytes."""
+        return self.number.to_bytes(4, "little") + self.checksum.to_bytes(4, "little")
+
+
+def difference(new: NDArray[Any], old: NDArray[Any]) -> NDArray[Any]:
+    """Return what changed, in at least float32: half precision is too coarse for updates."""
+    dtype = np.result_type(old.dtype, np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.asarray(np.subtract(new, old, dtype=dtype))  # numpy makes scalars of 0-d arrays
+
+
+def step(codec: Codec, old: Tensors, new: Tensors) -> bytes:
+    """Return a frame that brings the old version near the new one: updates, and new values of exact tensors.
+
+    Raises
+    ------
+    ValueError
+        If the tensors are others than in the old version, or one holds NaN or infinity.
+    """
+    if new.keys() != old.keys():
+        raise ValueError("It does not have the tensors of the version before.")
+    return codec.encode({name: _change(codec, name, old[name], tensor) for name, tensor in new.items()})
+
+
+def _change(codec: Codec, name: str, old: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
+    if new.shape != old.shape:
+        raise ValueError(f"Tensor '{name}' has shape {new.shape}, and had {old.shape} in the version before.")
+    if codec.is_exact(name, new):
+        return new
+    if new.dtype.name != old.dtype.name:  # FedAvg makes fractions of whole numbers
+        raise ValueError(f"Tensor '{name}' is {new.dtype}, and was {old.dtype} in the version before.")
+    return difference(new, old)
+
+
+def advanced(tensors: Tensors, frame: bytes) -> Tensors:
+    """Return the version that a frame makes of another; tensors that the frame has not stay the same objects.
+
+    Raises
+    ------
+    FrameError
+        If the frame is damaged, or of another model.
+    """
+    # Half precision travels as float32.
+    reader = FrameReader(frame, max_bytes=2 * sum(tensor.nbytes for tensor in tensors.values()) + 1024)
+    for name, spec in reader.tensors.items():
+        if name not in tensors or tensors[name].shape != spec.shape:
+            raise FrameError(
+                f"The frame is of another model: tensor '{name}' of shape {spec.shape} is not in this one."
+            )
+    reader.verify()
+    return {name: _next(tensor, reader, name) for name, tensor in tensors.items()}
+
+
+def _next(tensor: NDArray[Any], reader: FrameReader, name: str) -> NDArray[Any]:
+    if name not in reader.tensors:  # it did not fit into the budget
+        return tensor
+    value = reader.read(name)
+    if name in reader.exact:
+        return value
+    return np.asarray(np.add(tensor, value, dtype=np.result_type(tensor.dtype, value.dtype)), tensor.dtype)

@@ -1,0 +1,70 @@
+"""No update is lost or counted twice, whatever happens to messages, clients and server."""
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flwr_co3.config import CO3Config
+from flwr_co3.rate import RateLimit
+from tests.flower.faults import CLIENT, DOWN, SERVER, UP, Round, Turn, World
+
+CONFIGS = [
+    CO3Config(memory_decay=decay, rate=rate, memory_dtype="float32")
+    for decay in (1.0, 0.9, 0.5)
+    for rate in (None, RateLimit(bytes_per_round=1), RateLimit(bytes_per_round=70))
+]
+
+
+def mostly(usual: str, others: tuple[str, ...]) -> st.SearchStrategy[str]:
+    return st.one_of(st.just(usual), st.sampled_from(others))
+
+
+TURNS = st.one_of(st.none(), st.builds(Turn, mostly("arrives", DOWN), mostly("trains", CLIENT), mostly("arrives", UP)))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def without_warnings() -> Iterator[None]:
+    """All goes wrong here, and each fault has its line in the log."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@st.composite
+def schedules(draw: st.DrawFn, nodes: int) -> list[Round]:
+    rounds = st.builds(Round, st.lists(TURNS, min_size=nodes, max_size=nodes), mostly("goes on", SERVER))
+    return draw(st.lists(rounds, min_size=2, max_size=7))
+
+
+SCHEDULES = given(
+    config=st.sampled_from(CONFIGS),
+    steady=st.booleans(),
+    downlink=st.sampled_from([None, CO3Config(scale=2.0)]),
+    schedule=schedules(nodes=2),
+)
+
+
+@settings(max_examples=700, deadline=None)
+@SCHEDULES
+def test_no_update_is_lost_or_counted_twice_with_memory_in_flowers_state(
+    config: CO3Config, steady: bool, downlink: CO3Config | None, schedule: list[Round]
+) -> None:
+    world = World(config, 2, None, steady, downlink)
+    world.play(schedule)
+    world.calm_down()
+
+
+@settings(max_examples=300, deadline=None)
+@SCHEDULES
+def test_no_update_is_lost_or_counted_twice_with_memory_on_disk(
+    config: CO3Config, steady: bool, downlink: CO3Config | None, schedule: list[Round]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        world = World(config, 2, Path(folder), steady, downlink)
+        world.play(schedule)
+        world.calm_down()
