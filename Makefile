@@ -15,7 +15,7 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run test check format wheel lock clean
+.PHONY: help venv run test bench check format wheel lock clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +29,13 @@ run: $(STAMP)  ## the default comparison of schemes: a table, results.json and a
 test: $(STAMP)  ## all tests and doctests
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -m "not ray" -n $(WORKERS) --dist worksteal
 	$(RUN) -m pytest -q -m ray
+
+bench: $(STAMP)  ## a short selection of the benchmarks: a few minutes
+	$(RUN) -m benchmarks.codec --entries 1000000 --settings "fp4,fp8,0.1 bit"
+	$(RUN) -m benchmarks.size --entries 100000 --settings "fp4,fp8,0.1 bit"
+	$(RUN) -m benchmarks.startup
+	$(RUN) -m benchmarks.flower --parameters 100000
+	FLWR_CO3_THREADS=1 $(RUN) -m benchmarks.regressions compare
 
 check: $(STAMP)  ## lint, format and types
 	$(RUN) -m ruff check .
@@ -45,7 +52,8 @@ wheel: $(STAMP)  ## the wheel, in dist/
 
 # torch names its CUDA packages itself, exactly; pinned here they would be installed beside a CPU build too.
 CUDA := ^(cuda|nvidia)-|^triton==
-COMPILE = $(RUN) -m uv pip compile --quiet --upgrade --python-version 3.11 --extra simulation --extra dev \
+COMPILE = $(RUN) -m uv pip compile --quiet --upgrade --python-version 3.11 \
+	--extra simulation --extra benchmarks --extra dev \
 	--no-header --no-annotate --no-emit-index-url pyproject.toml requirements.in
 
 lock: $(STAMP)  ## resolve requirements.txt anew, for Linux and macOS, Python 3.11 and newer
@@ -56,13 +64,13 @@ lock: $(STAMP)  ## resolve requirements.txt anew, for Linux and macOS, Python 3.
 	  grep -vE '$(CUDA)' build/universal.txt; } > requirements.txt
 
 clean:  ## remove .venv and all that was built or cached
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .benchmarks build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 USED := flwr.serverapp, flwr.simulation, flwr_datasets, matplotlib.pyplot, pytest, ray, sklearn.datasets, torch
 
 # The stamp is written last and taken away first: an interrupted installation leaves none and starts over.
-$(STAMP): requirements.txt pyproject.toml .ci/find-python
+$(STAMP): requirements.txt pyproject.toml flwr_co3/_kernels.c .ci/find-python
 	@if [ -e $(STAMP) ]; then rm $(STAMP); else \
 	  python="$$(PYTHON='$(PYTHON)' .ci/find-python)" && echo "Making $(VENV) with $$python" && \
 	  "$$python" -m venv --clear $(VENV); fi

@@ -1,100 +1,136 @@
-"""Time and size of encoding and decoding, beside a plain copy of the same memory in the same process.
+"""Time of encoding and decoding, beside a plain copy of the update and zstd -1 on its packed codes.
 
-    python -m benchmarks.codec [--entries 11000000] [--runs 5]
-
-Two updates of the same number of entries, drawn from a generalised normal of shape .8: one tensor, and the 62 tensors
-of a ResNet-18. Figures are medians, on one thread; read the ratios, since machines differ and share their cores.
+"encode" is a client's whole work: add the memory, fit, convert, code, keep what was lost; "decode" is the server's:
+check, decode, add with a weight. "alone" leaves the memory and the addition out, "fit" is the fit of the generalised
+normal by itself. Speeds are shares of memcpy's (np.copyto into a warm buffer) or of zstd's, both on one thread, in the
+same process.
 """
 
-import argparse
-import os
-import platform
-import statistics
-import time
-from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
-from typing import Any
+from typing import Annotated
 
 import numpy as np
-import numpy.typing as npt
+import typer
 
-from flwr_co3 import CO3Config, Codec, GenNorm, RateLimit
+from benchmarks import baselines, fresh, options, pipeline
+from benchmarks.levels import packed_codes
+from benchmarks.machine import THREADS
+from benchmarks.output import Form, Row, Table, show
+from benchmarks.pipeline import Update
+from benchmarks.settings import choose
+from benchmarks.sources import load
+from benchmarks.timing import Times, take_turns
+from flwr_co3 import CO3Config, Codec, ErrorMemory, GenNorm
 
-Update = dict[str, npt.NDArray[Any]]
-
-CONFIGS = {
-    "fp4": CO3Config(),
-    "fp4, Huffman": CO3Config(coder="huffman"),
-    "fp8": CO3Config(format="fp8"),
-    "0.5 bit": CO3Config(rate=RateLimit(bits_per_parameter=0.5)),
-    "0.1 bit": CO3Config(rate=RateLimit(bits_per_parameter=0.1)),
-    "0.01 bit": CO3Config(rate=RateLimit(bits_per_parameter=0.01)),
-}
-
-
-def resnet18_sizes() -> list[int]:
-    """Entries of a ResNet-18's tensors: convolutions, two for each normalisation, and the dense layer."""
-    sizes = [9408, 64, 64]
-    width = 64
-    for stage in (64, 128, 256, 512):
-        for block in range(2):
-            for wide in (width, stage):
-                sizes += [9 * wide * stage, stage, stage]
-            if block == 0 and stage != 64:
-                sizes += [width * stage, stage, stage]
-            width = stage
-    return [*sizes, 512 * 1000, 1000]
+TITLE = "Encoding and decoding"
 
 
-def draw(sizes: list[int], entries: int) -> Update:
-    """Draw an update whose tensors have these shares of so many entries, and scales over two decades."""
-    rng = np.random.default_rng(0)
-    quantiles = GenNorm(0.8, 1e-3).ppf(np.linspace(0, 1, 200_003)[1:-1]).astype(np.float32)
-    update = {}
-    for index, size in enumerate(sizes):
-        count = max(size * entries // sum(sizes), 1)
-        update[f"layer{index}.weight"] = rng.choice(quantiles, count) * np.float32(10 ** rng.uniform(-1, 1))
-    return update
+def main(
+    updates: options.Updates = "one tensor,ResNet-18,DenseNet-121",
+    entries: options.Entries = 1_000_000,
+    settings: options.Settings = "all",
+    runs: options.Runs = 5,
+    threads: Annotated[
+        str, typer.Option(help="Numbers of threads, such as 1,2: a process each.", show_default="as they are set")
+    ] = "",
+    form: options.Shown = Form.TERMINAL,
+) -> None:
+    """Time encoding and decoding."""
+    if threads:
+        arguments = ["--updates", updates, "--settings", settings, "--runs", str(runs)]
+        arguments += [] if entries is None else ["--entries", str(entries)]
+        show(by_threads(arguments, threads.split(",")), form)
+        return
+    chosen = choose(settings)
+    rows = [
+        row(update_name, name, update, times(update, config, runs), config)
+        for update_name, update in load(updates, entries).items()
+        for name, config in chosen.items()
+    ]
+    show([Table(TITLE, rows)], form)
 
 
-def copied(update: Update) -> list[npt.NDArray[Any]]:
-    """Copy every tensor: the least that a pass over an update can cost."""
-    return [tensor.copy() for tensor in update.values()]
+def times(update: Update, config: CO3Config, runs: int) -> Times:
+    """Time all of it, taking turns."""
+    codec, like = Codec(config), pipeline.specs(update)
+    memory = ErrorMemory(config.memory_decay, config.memory_dtype)
+    encoded = pipeline.compensate_encode_keep(codec, update, memory)
+    state = memory.state  # what a client has from its last round
+    total = pipeline.aggregate(codec, update)
+    codes = packed_codes({name: encoded.sent[name] for name in total})
+    squeezed = baselines.zstd(codes)
+    alive = [tensor for tensor in update.values() if np.any(tensor)]
+
+    def encode() -> object:
+        remembered = ErrorMemory(config.memory_decay, config.memory_dtype, state)
+        return pipeline.compensate_encode_keep(codec, update, remembered)
+
+    return take_turns(
+        {
+            "copy": baselines.copy(update),
+            "encode": encode,
+            "encode alone": partial(codec.encode, update),
+            "fit": lambda: [GenNorm.fit(tensor) for tensor in alive],
+            "decode": partial(pipeline.decode_add, encoded.frame, total, 0.1, like),
+            "decode alone": partial(pipeline.decode, encoded.frame, like),
+            "zstd": partial(baselines.zstd, codes),
+            "unzstd": partial(baselines.unzstd, squeezed),
+        },
+        runs,
+    )
 
 
-def seconds(action: Callable[[], object], runs: int) -> float:
-    """Median time of an action, after one run that is not counted."""
-    times = []
-    for _ in range(runs + 1):
-        start = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+def row(update_name: str, setting: str, update: Update, timed: Times, config: CO3Config) -> Row:
+    """One line of the table."""
+    entries = sum(tensor.size for tensor in update.values())
+    return {
+        "update": update_name,
+        "entries": entries,
+        "setting": setting,
+        "bits": 8 * Codec(config).compress(update).report.frame_bytes / entries,
+        "encode ms": 1e3 * timed.median("encode"),
+        "encode, of memcpy": timed.ratio("copy", "encode"),
+        "encode, of zstd": timed.ratio("zstd", "encode"),
+        "encode alone, of memcpy": timed.ratio("copy", "encode alone"),
+        "fit, of memcpy": timed.ratio("copy", "fit"),
+        "decode ms": 1e3 * timed.median("decode"),
+        "decode, of memcpy": timed.ratio("copy", "decode"),
+        "decode, of zstd": timed.ratio("unzstd", "decode"),
+        "decode alone, of memcpy": timed.ratio("copy", "decode alone"),
+    }
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--entries", type=int, default=11_000_000)
-    parser.add_argument("--runs", type=int, default=5)
-    options = parser.parse_args()
-    packages = ", ".join(f"{name} {version(name)}" for name in ("flwr-co3", "numpy"))
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {packages}")
-    print(f"{options.entries:,} entries of float32, median of {options.runs} runs")
-    for title, sizes in (("one tensor", [1]), ("62 tensors", resnet18_sizes())):
-        update = draw(sizes, options.entries)
-        copy = seconds(partial(copied, update), options.runs)
-        print(f"\n{title}; a copy takes {copy:.4f} s")
-        print(f"{'':14}{'bits/entry':>11}{'encode s':>10}{'copies':>8}{'decode s':>10}{'copies':>8}")
-        for name, config in CONFIGS.items():
-            codec = Codec(config)
-            frame = codec.encode(update)
-            encode = seconds(partial(codec.encode, update), options.runs)
-            decode = seconds(partial(codec.decode, frame), options.runs)
-            bits = 8 * len(frame) / options.entries
-            print(f"{name:14}{bits:11.4f}{encode:10.3f}{encode / copy:8.0f}{decode:10.3f}{decode / copy:8.0f}")
+def by_threads(arguments: list[str], counts: list[str]) -> list[Table]:
+    """Measure with each number of threads, and compare with the first."""
+    by_count = {
+        count: _tables_of_process(["-m", "benchmarks.codec", *arguments, "--form", "json"], count) for count in counts
+    }
+    first = by_count[counts[0]]
+    gains: list[Row] = [
+        {
+            "update": one["update"],
+            "setting": one["setting"],
+            "threads": int(count),
+            f"encode, times {counts[0]} thread": _gain(one, many, "encode ms"),
+            f"decode, times {counts[0]} thread": _gain(one, many, "decode ms"),
+        }
+        for count in counts[1:]
+        for one, many in zip(first[0].rows, by_count[count][0].rows, strict=True)
+    ]
+    tables = [Table(f"{TITLE}, threads: {count}", table.rows) for count, (table,) in by_count.items()]
+    return [*tables, Table("More threads", gains)] if gains else tables
+
+
+def _tables_of_process(arguments: list[str], threads: str) -> list[Table]:
+    """Run a command of this folder with a number of threads, and read its tables."""
+    return [Table(**fields) for fields in fresh.run(arguments, {THREADS: threads})]
+
+
+def _gain(one: Row, many: Row, heading: str) -> float:
+    before, after = one[heading], many[heading]
+    assert isinstance(before, float) and isinstance(after, float)
+    return before / after
 
 
 if __name__ == "__main__":
-    main()
+    options.run(main)

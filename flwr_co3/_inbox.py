@@ -54,13 +54,17 @@ class Inbox:
         The metric by which the wrapped strategy weights clients; with None, metrics are not looked at.
     tally : Tally
         Where the round is counted.
+    averaging : bool (default: False)
+        Whether the wrapped strategy does nothing with the replies' arrays but average them.
     """
 
-    def __init__(self, sent: Mapping[int, list[Sent]], weight_key: str | None, tally: Tally) -> None:
+    def __init__(
+        self, sent: Mapping[int, list[Sent]], weight_key: str | None, tally: Tally, averaging: bool = False
+    ) -> None:
         self._sent = sent
         self._weight_key = weight_key
         self._tally = tally
-        self._desk = Desk()
+        self._desk = Desk(averaging)
         self.updates: dict[str, bytes] = {}  # by node: the names of the updates that were handed on
 
     def open(self, replies: Iterable[Message]) -> list[Message]:
@@ -89,21 +93,28 @@ class Inbox:
         payload = payload_bytes([record])
         sent, model = self._answered(reply)
         content, stats = _without_stats(reply.content)
+        form = _form(content, key, self._weight_key)
         compressed = any(array.stype == FRAME_STYPE for array in record.values())
         update = None
         if compressed:
-            frame = _frame(record)
-            update = None if sent.turn is None else update_id(sent.turn, frame)
-            with self._desk.timed():
-                content[key] = decoded_record(model, model.open(frame), self._desk)
+            update = None if sent.turn is None else update_id(sent.turn, _frame(record))
+            content[key] = self._decoded(record, model, _weight(content, form, self._weight_key))
         else:
             model.check(loaders(record))
             if sent.start is not None:
                 content[key] = shifted(record, sent.start, {name: partial(model.load, name) for name in model.specs})
         reply.content = content
-        form = _form(content, key, self._weight_key)
         self._sent[reply.metadata.src_node_id].remove(sent)
         return Opened(reply, form, model.parameters, payload, compressed, stats, update)
+
+    def _decoded(self, record: ArrayRecord, model: SentModel, weight: float | None) -> ArrayRecord:
+        """Decode a frame once, to see that it can be, and add it to the average where that is all that is wanted."""
+        with self._desk.timed():
+            reader = model.open(_frame(record))
+        if self._desk.averaging and weight is not None:
+            self._desk.add(model, reader, weight)
+        reader.close()
+        return decoded_record(model, reader, self._desk)
 
     def _answered(self, reply: Message) -> tuple[Sent, SentModel]:
         """Find the train message that this reply answers, and the model in it."""
@@ -168,6 +179,13 @@ def _form(content: RecordDict, array_key: str, weight_key: str | None) -> Form:
     if not isinstance(weight, (int, float)) or not isfinite(weight) or weight < 0:
         raise ValueError(f"Its metric '{weight_key}', the weight of the client, is {weight!r}.")
     return array_key, metric_key, frozenset(metrics)
+
+
+def _weight(content: RecordDict, form: Form, weight_key: str | None) -> float | None:
+    """Return the weight of a reply of this form."""
+    if weight_key is None or form[1] is None:
+        return None
+    return float(content.metric_records[form[1]][weight_key])  # type: ignore[arg-type]  # `_form` has checked it
 
 
 def _words(form: Form | None) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
+from flwr_co3._average import NewWeights, Sum
 from flwr_co3.codec import Codec
 from flwr_co3.config import CO3Config
 from flwr_co3.errors import FrameError
@@ -50,7 +51,7 @@ class SentModel:
         return self._tensors[name]()
 
     def open(self, frame: bytes) -> FrameReader:
-        """Open a client's frame, after making sure that all of it can be decoded.
+        """Open a client's frame, and decode all of it to make sure that this can be done; close the reader after use.
 
         Raises
         ------
@@ -63,7 +64,6 @@ class SentModel:
         reader.verify()
         for name in reader.exact:
             _check_finite(reader.read(name), name)
-        reader.close()
         return reader
 
     def restore(self, reader: FrameReader, name: str) -> NDArray[Any]:
@@ -93,16 +93,25 @@ class SentModel:
 class Desk:
     """Where replies are decoded.
 
+    Parameters
+    ----------
+    averaging : bool (default: False)
+        Whether the strategy does nothing but average: tensors are then promises of `flwr_co3._average`.
+
+    Notes
+    -----
     All tensors of a frame are decoded together and kept, as one byte an entry, until the reply has been
     read through and the next is begun. A strategy that reads reply after reply, as most do, has one at a
     time in memory. One that reads each tensor of all replies in turn (FedMedian) has them all, instead of
     decoding each anew for every tensor.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, averaging: bool = False) -> None:
+        self.averaging = averaging
         self.seconds = 0.0
         self._current: FrameReader | None = None
         self._unread: dict[FrameReader, set[str]] = {}  # of the readers that keep decoded symbols
+        self._sums: dict[SentModel, Sum] = {}
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -115,19 +124,33 @@ class Desk:
 
     def restore(self, model: SentModel, reader: FrameReader, name: str) -> NDArray[Any]:
         """Decode one tensor of one reply."""
+        with self.timed():
+            return model.restore(self.at_hand(reader, name), name)
+
+    def at_hand(self, reader: FrameReader, name: str) -> FrameReader:
+        """Return a reply's reader before one of its tensors is read."""
         if reader is not self._current:
             if self._current is not None and not self._unread[self._current]:
                 self._close(self._current)
             self._current = reader
         self._unread.setdefault(reader, set(reader.tensors)).discard(name)
+        return reader
+
+    def add(self, model: SentModel, reader: FrameReader, weight: float) -> None:
+        """Add an update to the sum of those of its model."""
         with self.timed():
-            return model.restore(reader, name)
+            self._sums.setdefault(model, Sum(model)).add(reader, weight)
+
+    def sum_of(self, model: SentModel) -> Sum | None:
+        """Return the sum of updates of a model, if there is one."""
+        return self._sums.get(model)
 
     def clear(self) -> None:
         """Let go of all decoded symbols."""
         for reader in list(self._unread):
             self._close(reader)
         self._current = None
+        self._sums.clear()
 
     def _close(self, reader: FrameReader) -> None:
         reader.close()
@@ -145,16 +168,19 @@ class DecodedArray(Array):
         self.dtype, self.shape = model.specs[name]
         self.stype = NUMPY_STYPE
         self._decode: Callable[[], NDArray[Any]] = lambda: desk.restore(model, reader, name)
+        self._promise: Callable[[], Any] = lambda: NewWeights(name, model, reader, desk)
+        self._averaged = desk.averaging and name not in reader.exact
 
     def numpy(self) -> NDArray[Any]:
-        """Return the client's new value of the tensor."""
-        return self._decode()
+        """Return the client's new value of the tensor, or a promise of it to a strategy that averages."""
+        promised: NDArray[Any] = self._promise() if self._averaged else self._decode()
+        return promised
 
     @property
     def data(self) -> bytes:  # type: ignore[override]  # Array keeps it; here it is made on demand
         """The tensor, serialised as Flower does it."""
         buffer = BytesIO()
-        np.save(buffer, self.numpy(), allow_pickle=False)
+        np.save(buffer, self._decode(), allow_pickle=False)
         return buffer.getvalue()
 
     def deflate(self) -> bytes:

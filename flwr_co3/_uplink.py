@@ -63,15 +63,13 @@ def compress(tensors: Tensors, order: Order, keeper: Keeper | None, rate: RateLi
 
     memory = _load(keeper, order, lossy)
     start = time.perf_counter()
-    wanted = memory.compensate(lossy)
-    update = exact | wanted
+    update = exact | lossy
     limit = None if rate is None else rate.bytes_for(sum(array.size for array in update.values()))
-    encoded = codec.compress(update, max_bytes=limit)
-    memory.keep(wanted, {name: encoded.sent[name] for name in wanted})
+    encoded = codec.compress(update, memory=memory, max_bytes=limit)
     seconds = time.perf_counter() - start
 
     _save(keeper, order, memory, encoded.frame)
-    return Compressed(encoded.frame, ClientStats(encoded.report.nmse, seconds, memory.norm))
+    return Compressed(encoded.frame, ClientStats(encoded.nmse, seconds, memory.norm))
 
 
 def refuse_secure_aggregation(records: Iterable[str]) -> None:

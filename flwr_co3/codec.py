@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from flwr_co3.compress import Group, Plan, plan
+from flwr_co3.compress.frequencies import COST_BITS
 from flwr_co3.config import CO3Config
-from flwr_co3.convert import Converted, convert
-from flwr_co3.frame import EMPTY, FrameReader, TensorSpec, values_of, write_frame
-from flwr_co3.gennorm import BLOCK
+from flwr_co3.convert import Converted, convert, keep
+from flwr_co3.correct import ErrorMemory
+from flwr_co3.frame import EMPTY, FrameReader, TensorSpec, numpy_dtype, write_frame
+from flwr_co3.gennorm import GenNorm
+from flwr_co3.moments import BLOCK
 from flwr_co3.rate import largest_within
 from flwr_co3.update import Update, is_exact
 
 Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float64]
 
 
 class TensorReport(NamedTuple):
@@ -40,12 +46,79 @@ class Report(NamedTuple):
     tensors: dict[str, TensorReport]
 
 
-class Encoded(NamedTuple):
-    """A frame, with what its receiver will see."""
+class _Losses(NamedTuple):
+    """What an encoding measured of each tensor that is converted, in the header's order."""
+
+    squares: Floats  # squared error, in units of the tensor's peak
+    bytes: Floats  # of its symbols
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """A frame, with what its receiver will see.
+
+    Attributes
+    ----------
+    frame : bytes
+        The frame.
+    """
 
     frame: bytes
-    sent: dict[str, Array]  # what decoding gives; zeros for tensors that a tiny budget left out
-    report: Report
+    _update: Update
+    _losses: _Losses
+
+    @cached_property
+    def sent(self) -> dict[str, Array]:
+        """What decoding gives; zeros for tensors that a tiny budget left out. Decoded when it is first asked for."""
+        specs = self._update.header.tensors
+        reader = FrameReader(self.frame, like=specs)
+        if not reader.tensors:
+            return {name: np.zeros(spec.shape, numpy_dtype(spec.dtype)) for name, spec in specs.items()}
+        return {name: reader.read(name) for name in reader.tensors}
+
+    @property
+    def nmse(self) -> float:
+        """Squared error over squared norm of all tensors that are not exact."""
+        moments = self._update.moments
+        weight = (moments.peak / (float(moments.peak.max(initial=0.0)) or 1.0)) ** 2
+        power = float(np.sum(moments.mean_square * moments.entries * weight))
+        return float(np.sum(self._losses.squares * weight)) / power if power else 0.0
+
+    @cached_property
+    def report(self) -> Report:
+        """What the encoding did, tensor by tensor."""
+        update = self._update
+        lossy = {name: k for k, name in enumerate(update.header.lossy)}
+        tensors = {}
+        for name, spec in update.header.tensors.items():
+            if name in lossy:
+                tensors[name] = self._report_of(lossy[name])
+            else:
+                size = float(spec.nbytes) if name in update.header.exact else 0.0
+                tensors[name] = TensorReport(size, spec.entries, math.nan, math.nan, 0.0)
+        bits = 8 * len(self.frame) / max(update.parameters, 1)
+        return Report(len(self.frame), update.parameters, bits, self.nmse, tensors)
+
+    def _report_of(self, member: int) -> TensorReport:
+        moments = self._update.moments.of(member)
+        model = GenNorm.from_moments(moments) if moments.nonzero else None
+        power = moments.mean_square * moments.entries
+        return TensorReport(
+            float(self._losses.bytes[member]),
+            moments.entries,
+            model.shape if model else math.nan,
+            model.scale if model else math.nan,
+            float(self._losses.squares[member]) / power if power else 0.0,
+        )
+
+
+class _Attempt(NamedTuple):
+    """An update at one choice of scales."""
+
+    frame: bytes
+    scales: Floats
+    converted: Converted
+    losses: _Losses
 
 
 class Codec:
@@ -109,14 +182,20 @@ class Codec:
         """Whether a tensor travels without loss: it is no float, or small, or its name is among the exact ones."""
         return is_exact(name, array, self.config)
 
-    def compress(self, update: Mapping[str, Array], *, max_bytes: int | None = None) -> Encoded:
-        """Encode an update, and report what became of it.
+    def compress(
+        self, update: Mapping[str, Array], *, memory: ErrorMemory | None = None, max_bytes: int | None = None
+    ) -> Encoded:
+        """Encode an update, with what its memory holds, and keep what that loses.
 
         Parameters
         ----------
         update : mapping of str to ndarray
             Tensors by name, of any shape, byte order and layout: float16, float32, float64 and (with ml_dtypes)
             bfloat16 are converted; integers, booleans and complex numbers travel without loss.
+        memory : ErrorMemory, optional
+            Error feedback: the same as ``memory.compensate`` before and ``memory.keep`` after, in fewer passes over
+            the update, and in the memory's own place. Exact tensors have no memory. Nothing is changed in it by an
+            update that is refused.
         max_bytes : int, optional
             Another hard limit on the frame, besides the config's; the tighter one holds.
 
@@ -131,102 +210,100 @@ class Codec:
             If a tensor holds NaN or infinity, or has a dtype that no frame can hold: the message names it. If there
             are more tensors than a frame can hold. If `max_bytes` is below 1.
         """
-        checked = Update.of(update, self.config)
         if max_bytes is not None and max_bytes < len(EMPTY):
             raise ValueError(f"max_bytes is {max_bytes}, and even the empty update takes {len(EMPTY)} byte.")
+        limited = max_bytes is not None or self.config.rate is not None
+        if memory is not None and not memory.decay:
+            memory = None
+        checked = Update.of(update, self.config, memory, budget=limited)
+        if limited:
+            return self._within(self._budget(checked.parameters, max_bytes), checked, memory)
+        if self.config.scale == "optimal":
+            scales = checked.optimal_scales
+        else:
+            scales = np.full(len(checked.sources), float(self.config.scale))
+        kept = None if memory is None else _places(checked, memory)
+        attempt = self._at(scales, checked, kept)
+        if memory is not None and kept is not None:
+            _replace(memory, checked, kept)
+        return Encoded(attempt.frame, checked, attempt.losses)
+
+    def _budget(self, parameters: int, max_bytes: int | None) -> int:
         limits = [] if max_bytes is None else [max_bytes]
         if self.config.rate is not None:
-            limits.append(self.config.rate.bytes_for(checked.parameters))
-        if limits:
-            return self._within(min(limits), checked)
-        if self.config.scale == "optimal":
-            return self._at(checked.optimal_scales, checked)
-        return self._at(dict.fromkeys(checked.header.lossy, float(self.config.scale)), checked)
+            limits.append(self.config.rate.bytes_for(parameters))
+        return min(limits)
 
-    def _within(self, budget: int, update: Update) -> Encoded:
+    def _within(self, budget: int, update: Update, memory: ErrorMemory | None) -> Encoded:
         """Encode with the least loss that so many bytes allow."""
         nothing = self._frame_of_zeros(update)
         if len(nothing) > budget:
-            nothing = EMPTY
+            nothing, best = EMPTY, None
         else:
-            best = largest_within(budget, len(nothing), update, lambda scales: self._at(scales, update))
-            if best is not None:
-                return best
-        kept = update.header.exact if nothing != EMPTY else frozenset()
-        sent = {
-            name: self._sent(tensor if name in kept else np.zeros_like(tensor), None)
-            for name, tensor in update.tensors.items()
-        }
-        return Encoded(nothing, sent, _report(nothing, update, sent, {}))
+            best = largest_within(budget, len(nothing), update, lambda scales: self._at(scales, update, None))
+        if memory is not None:
+            kept = _places(update, memory)
+            if best is None:
+                _keep_all(update, kept)
+            else:
+                keep(self._format, update.sources, update.decay, best.scales, best.converted, kept)
+            _replace(memory, update, kept)
+        if best is not None:
+            return Encoded(best.frame, update, best.losses)
+        lost = update.moments.mean_square * update.moments.entries
+        return Encoded(nothing, update, _Losses(lost, np.zeros_like(lost)))
 
     def _frame_of_zeros(self, update: Update) -> bytes:
         """The smallest frame that has every tensor's name and every exact tensor."""
-        scales = dict.fromkeys(update.header.lossy, 1.0)
+        scales = np.ones(len(update.sources))
         return write_frame(update.header, scales, [Plan.zeros()] * len(update.header.groups), update.exact.values())
 
-    def _at(self, scales: Mapping[str, float], update: Update) -> Encoded:
+    def _at(self, scales: Floats, update: Update, kept: list[Array] | None) -> _Attempt:
         """Encode at a scale for each tensor that is converted."""
         header = update.header
-        converted = {name: convert(self._format, update.tensors[name], scales[name], self._rng) for name in scales}
+        units = np.where(update.moments.peak > 0, update.moments.peak, 1.0)
+        converted = convert(self._format, update.sources, update.decay, scales, units, rng=self._rng, kept=kept)
         plans = [
-            plan(_group([converted[name] for name in names], names, update), self._format.edges, header.coder == "rans")
-            for names in header.groups
+            plan(group, self._format.edges, header.coder == "rans") for group in _groups(converted, scales, update)
         ]
         frame = write_frame(header, scales, plans, update.exact.values())
-        sent = {name: self._sent(tensor, converted.get(name)) for name, tensor in update.tensors.items()}
-        symbol_bytes = {}
-        for names, p in zip(header.groups, plans, strict=True):
-            bytes_per_entry = p.bits / 8 / sum(update.tensors[name].size for name in names)
-            symbol_bytes.update({name: bytes_per_entry * update.tensors[name].size for name in names})
-        return Encoded(frame, sent, _report(frame, update, sent, symbol_bytes))
-
-    def _sent(self, tensor: Array, converted: Converted | None) -> Array:
-        """What the receiver decodes."""
-        if converted is None:
-            return tensor.astype(tensor.dtype.newbyteorder("="))
-        # Indexing with no dimension gives a scalar.
-        return np.asarray(values_of(self._format, converted.scale, tensor.dtype.name)[converted.symbols])
+        group_bytes = np.array([plan.cost for plan in plans]) / (8 << COST_BITS)
+        members = [len(group) for group in header.group_members]
+        entries = update.moments.entries
+        share = entries / np.repeat(_sums(entries, members), members) if members else entries
+        return _Attempt(frame, scales, converted, _Losses(converted.squares, share * np.repeat(group_bytes, members)))
 
 
-def _group(members: list[Converted], names: list[str], update: Update) -> Group:
+def _groups(converted: Converted, scales: Floats, update: Update) -> Iterator[Group]:
     """Tensors that share a model, as the compressor wants them."""
-    symbols = members[0].symbols.reshape(-1)
-    if len(members) > 1:
-        symbols = np.concatenate([m.symbols.reshape(-1) for m in members])
-    fits = update.fits(names, [m.scale for m in members])
-    return Group(symbols, sum((m.counts for m in members[1:]), members[0].counts), update.header.format.zero, *fits)
+    starts = [*converted.starts.tolist(), converted.symbols.size]
+    for members, fits in zip(update.header.group_members, update.fits(scales), strict=True):
+        symbols = converted.symbols[starts[members.start] : starts[members.stop]]
+        counts = converted.counts[members.start]
+        if len(members) > 1:
+            counts = converted.counts[members.start : members.stop].sum(axis=0)
+        yield Group(symbols, counts, update.header.format.zero, *fits)
 
 
-def _report(frame: bytes, update: Update, sent: Mapping[str, Array], symbol_bytes: Mapping[str, float]) -> Report:
-    """Measure what an encoding did to an update."""
-    tensors, error, power = {}, 0.0, 0.0
-    unit = max((moments.peak for moments in update.moments.values()), default=0.0) or 1.0
-    for name, tensor in update.tensors.items():
-        if name in update.header.exact:
-            tensors[name] = TensorReport(tensor.nbytes, tensor.size, math.nan, math.nan, 0.0)
-            continue
-        peak = update.moments[name].peak if name in update.moments else 0.0
-        lost, whole = _squares(tensor, sent[name], peak or 1.0)
-        error, power = error + lost * (peak / unit) ** 2, power + whole * (peak / unit) ** 2
-        model = update.model(name)
-        tensors[name] = TensorReport(
-            symbol_bytes.get(name, 0.0),
-            tensor.size,
-            model.shape if model else math.nan,
-            model.scale if model else math.nan,
-            lost / whole if whole else 0.0,
-        )
-    bits = 8 * len(frame) / max(update.parameters, 1)
-    return Report(len(frame), update.parameters, bits, error / power if power else 0.0, tensors)
+def _sums(values: Floats, lengths: Sequence[int]) -> Floats:
+    """Sums of runs of these lengths."""
+    starts = np.cumsum([0, *lengths[:-1]])
+    return np.add.reduceat(values, starts)
 
 
-def _squares(v: Array, sent: Array, unit: float) -> tuple[float, float]:
-    """Squared norms of what was lost and of what there was, in a unit that keeps both within float64's range."""
-    v, sent = v.reshape(-1), sent.reshape(-1)
-    lost = whole = 0.0
-    for start in range(0, v.size, BLOCK):
-        block = v[start : start + BLOCK].astype(np.float64) / unit
-        whole += float(np.square(block).sum())
-        block -= sent[start : start + BLOCK].astype(np.float64) / unit
-        lost += float(np.square(block, out=block).sum())
-    return lost, whole
+def _places(update: Update, memory: ErrorMemory) -> list[Array]:
+    """Where the new errors go, flat."""
+    return [memory.place(name, update.tensors[name]).reshape(-1) for name in update.header.lossy]
+
+
+def _keep_all(update: Update, kept: Sequence[Array]) -> None:
+    """Nothing is sent: all of it is kept."""
+    for source, new in zip(update.sources, kept, strict=True):
+        for start in range(0, new.size, BLOCK):
+            new[start : start + BLOCK] = source.block(update.decay, start, start + BLOCK)
+
+
+def _replace(memory: ErrorMemory, update: Update, kept: Sequence[Array]) -> None:
+    shapes = (update.tensors[name].shape for name in update.header.lossy)
+    errors = {name: new.reshape(shape) for name, new, shape in zip(update.header.lossy, kept, shapes, strict=True)}
+    memory.replace(errors)

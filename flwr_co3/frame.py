@@ -13,14 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from flwr_co3.compress import CODERS, MAX_MAGNITUDE, Model, Plan, read_model, read_stream, write_stream
+from flwr_co3.compress import CODERS, MAX_MAGNITUDE, Levels, Model, Plan, read_model, read_stream, write_stream
 from flwr_co3.compress.frequencies import TOTAL
-from flwr_co3.compress.tables import decode_positive, encode_positive
-from flwr_co3.convert import FloatFormat
+from flwr_co3.compress.tables import decode_positives, encode_positives
+from flwr_co3.convert import FloatFormat, magnitude_values
 from flwr_co3.errors import FrameError
-from flwr_co3.wire import Reader, Writer
+from flwr_co3.wire import Reader, Writer, varint
 
 Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float64]
 
 MAGIC = b"CO3"
 VERSION = 1
@@ -31,6 +32,7 @@ DTYPES = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     *("float16", "float32", "float64", "bfloat16", "complex64", "complex128"),
 )
+_CODES = {dtype: code for code, dtype in enumerate(DTYPES)}
 LOSSY_DTYPES = ("float16", "float32", "float64", "bfloat16")
 
 #: Tensors of so many entries or fewer share one model: a model of their own would cost more than it gains.
@@ -104,6 +106,14 @@ class Header:
     exact: frozenset[str]  # names of tensors that travel without loss
 
     @cached_property
+    def table(self) -> tuple[bytes, int | None]:
+        """The table of tensors and, if it is deflated, how many bytes it has inflated."""
+        table = _write_table(self)
+        deflated = _deflate(table)
+        smaller = len(deflated) + 3 < len(table) <= _MAX_TABLE_BYTES
+        return (deflated, len(table)) if smaller else (table, None)
+
+    @cached_property
     def groups(self) -> list[list[str]]:
         """Names of the tensors that share a model: each large one by itself, the small ones together at the end."""
         lossy = {n: spec.entries for n, spec in self.tensors.items() if n not in self.exact and spec.entries}
@@ -111,17 +121,25 @@ class Header:
         small = [name for name, entries in lossy.items() if entries <= POOLED_ENTRIES]
         return [*large, small] if small else large
 
-    @property
+    @cached_property
+    def group_members(self) -> list[range]:
+        """The same, as places in `lossy`."""
+        ends = [0, *itertools.accumulate(map(len, self.groups))]
+        return [range(start, stop) for start, stop in itertools.pairwise(ends)]
+
+    @cached_property
     def lossy(self) -> list[str]:
         """Names of the tensors that are converted and have entries, in the order of the groups."""
         return [name for group in self.groups for name in group]
 
 
-def values_of(fmt: FloatFormat, scale: float, dtype: str) -> Array:
-    """What each symbol decodes to in a tensor of this dtype; levels beyond its range become its largest number."""
-    target = numpy_dtype(dtype)
-    limit = (2 - 2**-7) * 2.0**127 if dtype == "bfloat16" else float(np.finfo(target).max)
-    return np.clip(fmt.values(scale), -limit, limit).astype(target)
+def values_of(fmt: FloatFormat, scales: npt.ArrayLike, dtype: str) -> Array:
+    """What each symbol decodes to in tensors of these scales and this dtype, as the last of the dimensions.
+
+    Levels beyond the dtype's range become its largest number.
+    """
+    magnitudes = magnitude_values(fmt, scales, dtype)
+    return np.concatenate([-magnitudes[..., :0:-1], magnitudes], axis=-1).astype(numpy_dtype(dtype))
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------
@@ -129,7 +147,7 @@ def values_of(fmt: FloatFormat, scale: float, dtype: str) -> Array:
 
 def write_frame(
     header: Header,
-    scales: Mapping[str, float],
+    scales: Floats,
     plans: list[Plan],
     exact: Iterable[Array],
 ) -> bytes:
@@ -139,8 +157,9 @@ def write_frame(
     ----------
     header : Header
         What is in it.
-    scales : mapping of str to float
-        The scale of each tensor that is converted: one number of any kind, and others of 16 bits.
+    scales : ndarray of float64
+        The scale of each tensor that is converted, in the header's order: one number of any kind, and others of 16
+        bits.
     plans : list of Plan
         How each group is coded.
     exact : iterable of ndarray
@@ -148,15 +167,13 @@ def write_frame(
     """
     flags = _HUFFMAN * (header.coder == "huffman")
     body = Writer()
-    table = _write_table(header)
-    deflated = _deflate(table)
-    if len(deflated) + 3 < len(table) <= _MAX_TABLE_BYTES:
+    table, inflated = header.table
+    if inflated is not None:
         flags |= _TABLE_DEFLATED
-        body.varint(len(table))
-        table = deflated
+        body.varint(inflated)
     body.block(table)
     models = Writer()
-    flags |= _write_scales(models, [scales[name] for name in header.lossy])
+    flags |= _write_scales(models, scales)
     for plan in plans:
         models += plan.header
     body.block(bytes(models))
@@ -166,24 +183,28 @@ def write_frame(
         flags |= _EXACT_DEFLATED
         raw = smaller
     body.block(raw)
-    frame = b"".join([MAGIC, bytes([VERSION, flags]), body, write_stream(plans, header.coder)])
-    return frame + zlib.crc32(frame).to_bytes(4, "little")
+    parts: list[bytes | bytearray] = [MAGIC + bytes([VERSION, flags]), body, *write_stream(plans, header.coder)]
+    checksum = 0
+    for part in parts:
+        checksum = zlib.crc32(part, checksum)
+    return b"".join([*parts, checksum.to_bytes(4, "little")])
 
 
-def _write_scales(out: Writer, scales: list[float]) -> int:
+def _write_scales(out: Writer, scales: Floats) -> int:
     """Write the scales, and return the flags that say how.
 
     The one that no 16 bits can hold is written in full, and a code of 0 refers to it.
     """
-    common = next((s for s in scales if decode_positive(encode_positive(s)) != s), None)
-    if common is None and len(set(scales)) == 1 and len(scales) > 4:
-        common = scales[0]
-    if common is not None:
+    codes = encode_positives(scales)
+    unlike = scales[decode_positives(codes) != scales]
+    common: float | None = None
+    if unlike.size or (scales.size > 4 and bool(np.all(scales == scales[0]))):
+        common = float(unlike[0] if unlike.size else scales[0])
         out += np.float64(common).astype("<f8").tobytes()
-    if all(scale == common for scale in scales):
-        return _COMMON_SCALE if scales else 0
-    for scale in scales:
-        out.u16(0 if scale == common else encode_positive(scale))
+    shared = scales == common
+    if shared.all():
+        return _COMMON_SCALE if scales.size else 0
+    out += np.where(shared, 0, codes).astype("<u2").tobytes()
     return _OWN_SCALES | (_COMMON_SCALE if common is not None else 0)
 
 
@@ -193,14 +214,10 @@ def _write_table(header: Header) -> bytes:
     out.varint(2 * fmt.bias if fmt.bias >= 0 else -2 * fmt.bias - 1)
     out.varint(fmt.reserved)
     out.varint(len(tensors))
-    for name in tensors:
-        out.block(name.encode())
-    for name, spec in tensors.items():
-        out.u8(DTYPES.index(spec.dtype) | (_EXACT if name in header.exact else 0))
-    for spec in tensors.values():
-        out.varint(len(spec.shape))
-        for size in spec.shape:
-            out.varint(size)
+    names = [name.encode() for name in tensors]
+    out += b"".join(part for name in names for part in (varint(len(name)), name))
+    out += bytes(_CODES[spec.dtype] | (_EXACT if name in header.exact else 0) for name, spec in tensors.items())
+    out += b"".join(varint(n) for spec in tensors.values() for n in (len(spec.shape), *spec.shape))
     return bytes(out)
 
 
@@ -249,7 +266,7 @@ class FrameReader:
     ) -> None:
         self.tensors: dict[str, TensorSpec] = {}
         self.exact: frozenset[str] = frozenset()
-        self._symbols: dict[str, npt.NDArray[np.uint8]] | None = None
+        self._levels: list[Levels] | None = None
         self._models: list[Model] = []
         self._scales: dict[str, float] = {}
         if frame == EMPTY:
@@ -292,9 +309,13 @@ class FrameReader:
             common = float(np.frombuffer(reader.take(8), "<f8")[0])
             if not (math.isfinite(common) and common > 0):
                 raise FrameError(f"The frame's scale is {common}, not a finite number above 0.")
-        for name in header.lossy:
-            code = reader.u16() if flags & _OWN_SCALES else 0
-            self._scales[name] = common if common is not None and not code else decode_positive(code)
+        codes = np.zeros(len(header.lossy), np.uint16)
+        if flags & _OWN_SCALES:
+            codes = np.frombuffer(reader.take(2 * codes.size), "<u2").astype(np.uint16)
+        shared = (codes == 0) & (common is not None)
+        scales = np.full(codes.size, common or 1.0)
+        scales[~shared] = decode_positives(codes[~shared])
+        self._scales = dict(zip(header.lossy, scales.tolist(), strict=True))
         fmt = header.format
         for group in header.groups:
             entries = sum(self.tensors[name].entries for name in group)
@@ -304,7 +325,8 @@ class FrameReader:
     def read(self, name: str) -> Array:
         """Decode one tensor.
 
-        The first tensor that is not exact decodes the symbols of all, one byte an entry, and keeps them until `close`.
+        The first tensor that is not exact decodes the levels of all, and keeps them, in at most one byte an entry,
+        until `close`.
 
         Parameters
         ----------
@@ -325,25 +347,67 @@ class FrameReader:
         dtype = numpy_dtype(spec.dtype)
         if name in self.exact:
             return self._read_exact(name).astype(dtype).reshape(spec.shape)
-        if not spec.entries:
-            return np.zeros(spec.shape, dtype)
-        if self._symbols is None:
-            self._symbols = self._decode()
-        values = values_of(self._header.format, self._scales[name], spec.dtype)
-        return values[self._symbols[name]].reshape(spec.shape)
+        out = np.empty(spec.entries, dtype)
+        self._write(name, out)
+        return out.reshape(spec.shape)
+
+    def add_to(self, total: Mapping[str, Array], weight: float = 1.0) -> None:
+        """Add the update, times a weight, to arrays in place, without an array for the update itself.
+
+        Parameters
+        ----------
+        total : mapping of str to ndarray
+            Contiguous arrays of the tensors' dtypes and shapes. Tensors that are not in it are left out; exact
+            tensors must not be in it, since they carry no update.
+        weight : float (default: 1.0)
+            What the update is multiplied by.
+
+        Raises
+        ------
+        ValueError
+            If an array does not fit its tensor.
+        FrameError
+            If the coded stream is not what the header says; nothing has been added then.
+        """
+        if not self.tensors:  # the empty update adds nothing
+            return
+        for name, array in total.items():
+            spec = self.tensors.get(name)
+            fits = array.flags.c_contiguous and array.flags.writeable and TensorSpec.of(array) == spec
+            if name in self.exact or not fits:
+                raise ValueError(
+                    f"Tensor {name!r} can't be added: it must travel as an update in this frame, and its total must be "
+                    "contiguous, writable, and of its dtype and shape."
+                )
+        for name, array in total.items():
+            self._write(name, array.reshape(-1), weight)
+
+    def _write(self, name: str, out: Array, weight: float | None = None) -> None:
+        """Write what a tensor decodes to, or add it with a weight."""
+        if not out.size:
+            return
+        if self._levels is None:
+            self._levels = self._decode()
+        values = self._float32_values.get(name)
+        if values is None:
+            values = values_of(self._header.format, self._scales[name], self.tensors[name].dtype)
+        if weight is not None:
+            values = values * values.dtype.type(weight)
+        group, first = self._places[name]
+        self._levels[group].write(values, first, out, add=weight is not None)
 
     def verify(self) -> None:
-        """Decode all symbols, and raise FrameError unless that works."""
+        """Decode all levels, and raise FrameError unless that works."""
         for name, spec in self.tensors.items():
             numpy_dtype(spec.dtype)
             if name in self.exact and spec.dtype == "bool" and self._read_exact(name).view(np.uint8).max(initial=0) > 1:
                 raise FrameError(f"Tensor {name!r} is boolean and holds a byte that is neither 0 nor 1.")
-        if self._symbols is None and self._header.lossy:
-            self._symbols = self._decode()
+        if self._levels is None and self._header.lossy:
+            self._levels = self._decode()
 
     def close(self) -> None:
-        """Drop the decoded symbols; `read` makes them anew."""
-        self._symbols = None
+        """Drop the decoded levels; `read` makes them anew."""
+        self._levels = None
 
     def _read_exact(self, name: str) -> Array:
         dtype = numpy_dtype(self.tensors[name].dtype).newbyteorder("<")
@@ -356,13 +420,26 @@ class FrameReader:
         ends = itertools.accumulate(self.tensors[name].nbytes for name in names)
         return dict(zip(names, [0, *ends], strict=False))
 
-    def _decode(self) -> dict[str, npt.NDArray[np.uint8]]:
-        by_group = read_stream(self._coded, self._models, self._header.coder)
-        symbols: dict[str, npt.NDArray[np.uint8]] = {}
-        for names, joined in zip(self._header.groups, by_group, strict=True):
-            ends = np.cumsum([self.tensors[name].entries for name in names])
-            symbols.update(zip(names, np.split(joined, ends[:-1]), strict=True))
-        return symbols
+    @cached_property
+    def _float32_values(self) -> dict[str, Array]:
+        """What each symbol decodes to in each float32 tensor: all at once, since there may be hundreds of tensors."""
+        scales = {name: scale for name, scale in self._scales.items() if self.tensors[name].dtype == "float32"}
+        values = values_of(self._header.format, np.array(list(scales.values())), "float32")
+        return dict(zip(scales, values, strict=True))
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[int, int]]:
+        """Each converted tensor's group, and where in it its entries begin."""
+        places = {}
+        for group, names in enumerate(self._header.groups):
+            first = 0
+            for name in names:
+                places[name] = group, first
+                first += self.tensors[name].entries
+        return places
+
+    def _decode(self) -> list[Levels]:
+        return read_stream(self._coded, self._models, self._header.coder)
 
 
 def _open(frame: bytes) -> tuple[int, Reader]:

@@ -8,66 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from flwr_co3.moments import Moments
+
 #: The shapes that the library fits, codes and optimises for.
 SHAPE_RANGE = (0.2, 4.0)
-
-# Entries per block of a pass over a tensor: a few float32 buffers of it stay in a core's own cache.
-BLOCK = 1 << 14
-
-
-class Moments(NamedTuple):
-    """What one pass over a tensor tells: all that the moment fit and the checks need.
-
-    The means are in units of the peak: its square may not have a place in float64.
-    """
-
-    entries: int
-    nonzero: int
-    peak: float  # largest magnitude; NaN or infinity if the tensor holds one
-    mean_abs: float  # over the peak
-    mean_square: float  # over the peak's square
-
-    @classmethod
-    def of(cls, x: npt.NDArray[np.generic]) -> Moments:
-        """Measure a real tensor in blocks, in float64, without a temporary of its size.
-
-        Parameters
-        ----------
-        x : ndarray
-            Real values of any shape.
-
-        Returns
-        -------
-        Moments
-            Of all entries; the means of an empty tensor are 0.
-        """
-        flat = x.reshape(-1)
-        nonzero, peak, total, square = 0, 0.0, 0.0, 0.0
-        for start in range(0, flat.size, BLOCK):
-            block = np.abs(flat[start : start + BLOCK].astype(np.float64))
-            top = float(block.max())
-            if not math.isfinite(top):
-                return cls(flat.size, 0, top, top, top)
-            nonzero += int(np.count_nonzero(block))
-            if top > peak:  # what was summed in units of the old peak
-                total, square, peak = total * (peak / top), square * (peak / top) ** 2, top
-            if peak > 0:
-                # A subnormal peak has no finite reciprocal, so divide.
-                block /= peak
-                total += float(block.sum())
-                square += float(np.square(block, out=block).sum())
-        count = max(flat.size, 1)
-        return cls(flat.size, nonzero, peak, total / count, square / count)
-
-    def without_zeros(self) -> Moments:
-        """Moments of the values that are not exactly 0; there is at least one."""
-        share = self.nonzero / self.entries
-        return Moments(self.nonzero, self.nonzero, self.peak, self.mean_abs / share, self.mean_square / share)
 
 
 def shape_of_ratio(ratio: float) -> float:

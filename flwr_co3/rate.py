@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from flwr_co3.convert import FloatFormat
-from flwr_co3.gennorm import BLOCK
+from flwr_co3.moments import BLOCK, FLOAT32_BIN_SHIFT
 
 if TYPE_CHECKING:
     from flwr_co3.update import Update
 
+
+Integers = npt.NDArray[np.int64]
 
 _LARGEST = 1e300  # what is above overflows somewhere
 
@@ -87,16 +87,17 @@ class RateLimit:
 
 
 # Encodings that a budget may take, and what share of it each aims for.
-_AIMS = (0.998, 0.998, 0.994)
-_GOOD = 0.995
+_AIMS = (0.995, 0.997, 0.994)
+_GOOD = 0.99
 _SAFE = 0.99, 3  # what the last aims for if nothing has fitted: this share less so many bytes
 
 # Magnitudes are counted by the highest 15 bits of their float64: 16 bins in each octave.
 _BIN_SHIFT = 48
 _BINS = 1 << 15
-_TABLE_BITS = 64
+_TABLE_BITS = 160
 _FREQUENT = 0.45
 _LEAST_SCALE = -1070.0  # octaves; float64 ends at -1074
+_HALVINGS = 16  # of 60 octaves; in what is left, a thousandth of one, bits are linear
 
 
 class _Encoded(Protocol):
@@ -107,7 +108,7 @@ class _Encoded(Protocol):
 E = TypeVar("E", bound=_Encoded)
 
 
-def largest_within(budget: int, fixed: int, update: Update, encode: Callable[[Mapping[str, float]], E]) -> E | None:
+def largest_within(budget: int, fixed: int, update: Update, encode: Callable[[npt.NDArray[np.float64]], E]) -> E | None:
     """Encode an update with the least squared error that a budget allows.
 
     Parameters
@@ -117,7 +118,7 @@ def largest_within(budget: int, fixed: int, update: Update, encode: Callable[[Ma
     fixed : int
         Bytes of the frame that don't depend on the scale.
     update : Update
-        What is to be encoded.
+        What is to be encoded, its magnitudes counted.
     encode : callable
         Encodes at a scale for each tensor.
 
@@ -130,16 +131,14 @@ def largest_within(budget: int, fixed: int, update: Update, encode: Callable[[Ma
     -----
     Each tensor at its own optimal scale if that fits. Else all tensors share one scale, the largest that fits: reverse
     water-filling, for a given total of bits equal steps lose least. No tensor gets a scale above its optimal one,
-    where its levels saturate. One pass counts magnitudes, from which the size at any scale follows nearly; each
+    where its levels saturate. One pass counted magnitudes, from which the size at any scale follows nearly; each
     encoding corrects that estimate.
     """
     optimal = update.optimal_scales
-    if not optimal:
+    if not optimal.size:
         return None
-    groups = update.header.groups
-    tensors = [[update.tensors[name] for name in names] for names in groups]
-    counts = MagnitudeCounts(update.header.format, tensors, whole_bits=update.header.coder == "huffman")
-    caps = np.array([statistics.geometric_mean([optimal[name] for name in names]) for names in groups])
+    counts = MagnitudeCounts(update)
+    caps = np.array([2.0 ** float(np.mean(np.log2(optimal[m.start : m.stop]))) for m in update.header.group_members])
     best: E | None = None
     correction = 1.0
     for attempt, aim in enumerate(_AIMS, start=1):
@@ -147,7 +146,7 @@ def largest_within(budget: int, fixed: int, update: Update, encode: Callable[[Ma
         if best is None and attempt == len(_AIMS):
             target = budget * _SAFE[0] - _SAFE[1]
         common = counts.scale_for(8 * (target - fixed) / correction, caps)
-        candidate = encode({name: min(scale, common) for name, scale in optimal.items()})
+        candidate = encode(np.minimum(optimal, common))
         size = len(candidate.frame)
         if size <= budget and (best is None or size > len(best.frame)):
             best = candidate
@@ -162,26 +161,31 @@ class MagnitudeCounts:
 
     Parameters
     ----------
-    fmt : FloatFormat
-        The format whose levels are counted.
-    groups : list of list of ndarray
-        The tensors of each group that shares a model.
-    whole_bits : bool (default: False)
-        Whether each level takes whole bits, as Huffman's do.
+    update : Update
+        An update whose magnitudes were counted.
     """
 
-    def __init__(self, fmt: FloatFormat, groups: list[list[npt.NDArray[Any]]], whole_bits: bool = False) -> None:
-        counts = np.zeros((len(groups), _BINS + 1), np.int64)
-        for row, tensors in zip(counts, groups, strict=True):
-            for tensor in tensors:
-                flat = tensor.reshape(-1)
-                for start in range(0, flat.size, BLOCK):
-                    block = np.abs(flat[start : start + BLOCK].astype(np.float64))
-                    # Entry k + 1 counts bin k, so that sums up to k are the values below bin k.
-                    row[1:] += np.bincount(block.view(np.int64) >> _BIN_SHIFT, minlength=_BINS)
-        self._edges = fmt.edges
-        self._whole_bits = whole_bits
-        self._below = np.cumsum(counts, axis=1).astype(np.float64)
+    def __init__(self, update: Update) -> None:
+        assert update.magnitudes is not None, "the update was not measured for a budget"
+        header = update.header
+        self._edges = header.format.edges
+        self._whole_bits = header.coder == "huffman"  # each level takes whole bits
+        used = np.flatnonzero(update.magnitudes.any(axis=0))
+        narrow = _bins_of_float32(used)
+        wide = [
+            (group, *_bins_of(update.sources[member].update))
+            for group, members in enumerate(header.group_members)
+            for member in members
+            if update.sources[member].update.dtype != np.float32
+        ]
+        bins = np.concatenate([narrow, *(bins for _, bins, _ in wide)])
+        self._first = int(bins[bins > 0].min(initial=_BINS))
+        # What is 0, and is in bin 0, lies before the first bin.
+        table = np.zeros((len(header.groups), max(int(bins.max(initial=0)) - self._first, 0) + 2))
+        np.add.at(table.T, np.maximum(narrow - self._first + 1, 0), update.magnitudes[:, used].T)
+        for group, at, counts in wide:
+            np.add.at(table[group], np.maximum(at - self._first + 1, 0), counts)
+        self._below = np.cumsum(table, axis=1)
 
     def bits(self, scales: npt.NDArray[np.float64]) -> float:
         """Bits of the levels of all groups, each at its scale: what they take, and some bytes a group for its table."""
@@ -205,15 +209,19 @@ class MagnitudeCounts:
     def scale_for(self, bits: float, caps: npt.NDArray[np.float64]) -> float:
         """Largest scale at which all groups take at most `bits`, none of them at a scale above its cap."""
         high = math.log2(float(caps.max()))
-        if self.bits(caps) <= bits:
+        above, below = self.bits(caps), 0.0
+        if above <= bits:
             return math.inf
         low = max(high - 60, _LEAST_SCALE)
-        for _ in range(40):
+        for _ in range(_HALVINGS):
             middle = 0.5 * (low + high)
-            if self.bits(np.minimum(caps, 2.0**middle)) > bits:
-                high = middle
+            there = self.bits(np.minimum(caps, 2.0**middle))
+            if there > bits:
+                high, above = middle, there
             else:
-                low = middle
+                low, below = middle, there
+        if above > below:
+            low += (high - low) * (bits - below) / (above - below)
         return float(2.0**low)
 
     def _values_below(self, magnitudes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -221,6 +229,24 @@ class MagnitudeCounts:
         index = magnitudes.view(np.int64) >> _BIN_SHIFT
         low = (index << _BIN_SHIFT).view(np.float64)
         high = ((index + 1) << _BIN_SHIFT).view(np.float64)
-        left = np.take_along_axis(self._below, index, axis=1)
-        right = np.take_along_axis(self._below, index + 1, axis=1)
+        last = self._below.shape[1] - 1
+        left = np.take_along_axis(self._below, np.clip(index - self._first, 0, last), axis=1)
+        right = np.take_along_axis(self._below, np.clip(index - self._first + 1, 0, last), axis=1)
         return left + (magnitudes - low) / (high - low) * (right - left)
+
+
+def _bins_of_float32(bins: Integers) -> Integers:
+    """Bins of float64 in which bins of float32 begin; those of subnormal numbers are as wide as several."""
+    lowest = (bins.astype(np.int32) << FLOAT32_BIN_SHIFT).view(np.float32).astype(np.float64)
+    found: Integers = lowest.view(np.int64) >> _BIN_SHIFT
+    return found
+
+
+def _bins_of(tensor: npt.NDArray[Any]) -> tuple[Integers, Integers]:
+    """Bins of float64 in which magnitudes lie, and how many in each."""
+    counts = np.zeros(_BINS, np.int64)
+    for start in range(0, tensor.size, BLOCK):
+        block = np.abs(tensor[start : start + BLOCK].astype(np.float64))
+        counts += np.bincount(block.view(np.int64) >> _BIN_SHIFT, minlength=_BINS)
+    used = np.flatnonzero(counts)
+    return used, counts[used]

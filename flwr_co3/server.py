@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from flwr_co3._acknowledgements import Ledger
+from flwr_co3._average import averages
 from flwr_co3._downlink import Downlink
 from flwr_co3._inbox import Inbox, Sent
 from flwr_co3._protocol import CONFIG_KEY, Order
@@ -170,7 +171,7 @@ class CO3Strategy(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Make weights of what clients sent, and let the wrapped strategy aggregate them."""
         replies = self._heard(replies)
-        inbox = Inbox(self._sent, _weight_key(self.strategy), self._tally)
+        inbox = Inbox(self._sent, _weight_key(self.strategy), self._tally, averages(self.strategy))
         arrays, metrics = self._inner("aggregate_train")(server_round, inbox.open(replies))
         if arrays is not None:
             self._ledger.record(inbox.updates)

@@ -3,31 +3,54 @@
 from __future__ import annotations
 
 import fnmatch
-import math
-from collections.abc import Mapping, Sequence
+import re
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from flwr_co3.compress.tables import decode_positive, decode_shape, encode_positive, encode_shape
+from flwr_co3.compress import Fit
+from flwr_co3.compress.tables import (
+    decode_positives,
+    decode_shape,
+    encode_positives,
+    fits_of,
+    shape_codes,
+    unit_widths,
+)
 from flwr_co3.config import CO3Config
 from flwr_co3.convert import optimal_scale
+from flwr_co3.correct import ErrorMemory
 from flwr_co3.frame import DTYPES, LOSSY_DTYPES, MAX_TENSORS, Header, TensorSpec
-from flwr_co3.gennorm import GenNorm, Moments
+from flwr_co3.gennorm import GenNorm
+from flwr_co3.moments import BINS, Measured, Source, flat, measure
 
 Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float64]
 
 
 def is_exact(name: str, array: Array, config: CO3Config) -> bool:
     """Whether a tensor travels without loss: it is no float, or small, or its name is among the exact ones."""
     return (
-        array.dtype.name not in LOSSY_DTYPES
+        _dtype_name(array.dtype) not in LOSSY_DTYPES
         or array.size < config.exact_below
-        or any(fnmatch.fnmatchcase(name, pattern) for pattern in config.exact)
+        or _pattern(config.exact).match(name) is not None
     )
+
+
+@cache
+def _pattern(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    """One pattern for all shell patterns; none of them matches nothing."""
+    return re.compile("|".join(map(fnmatch.translate, patterns)) or r"(?!)")
+
+
+@cache
+def _dtype_name(dtype: np.dtype[Any]) -> str:
+    return dtype.name
 
 
 @dataclass(frozen=True)
@@ -37,20 +60,42 @@ class Update:
     Attributes
     ----------
     tensors : dict of str to ndarray
-        All tensors.
+        All tensors, as they came.
     header : Header
         What the frame will say of them.
-    moments : dict of str to Moments
-        Of the tensors that are converted.
+    sources : list of Source
+        The tensors that are converted, in the header's order, with their memories.
+    decay : float
+        What memories are multiplied by.
+    moments : Measured
+        Of the sources.
+    magnitudes : ndarray or None
+        For a budget, how often magnitudes occur in each group; see `flwr_co3.moments.measure`.
     """
 
     tensors: dict[str, Array]
     header: Header
-    moments: dict[str, Moments]
+    sources: list[Source]
+    decay: float
+    moments: Measured
+    magnitudes: npt.NDArray[np.uint32] | None
 
     @classmethod
-    def of(cls, update: Mapping[str, Array], config: CO3Config) -> Update:
+    def of(
+        cls, update: Mapping[str, Array], config: CO3Config, memory: ErrorMemory | None = None, *, budget: bool = False
+    ) -> Update:
         """Check and measure an update.
+
+        Parameters
+        ----------
+        update : mapping of str to ndarray
+            Tensors by name.
+        config : CO3Config
+            What travels without loss, and how the others are converted.
+        memory : ErrorMemory, optional
+            What is added to the tensors that are converted.
+        budget : bool (default: False)
+            Whether to count magnitudes.
 
         Raises
         ------
@@ -63,16 +108,25 @@ class Update:
             raise ValueError(f"The update has {len(update)} tensors; a frame can hold {MAX_TENSORS}: send it in parts.")
         tensors = {name: _as_array(name, tensor) for name, tensor in update.items()}
         exact = frozenset(name for name, tensor in tensors.items() if is_exact(name, tensor, config))
-        specs = {name: TensorSpec.of(tensor) for name, tensor in tensors.items()}
+        for name in exact:
+            if not _is_finite(tensors[name]):
+                raise _not_finite(name)
+        specs = {name: TensorSpec(_dtype_name(tensor.dtype), tensor.shape) for name, tensor in tensors.items()}
         header = Header(config.float_format, config.coder, specs, exact)
-        moments = {name: Moments.of(tensors[name]) for name in header.lossy}
-        for name, tensor in tensors.items():
-            finite = math.isfinite(moments[name].peak) if name in moments else _is_finite(tensor)
-            if not finite:
-                raise ValueError(
-                    f"Tensor {name!r} holds NaN or infinity: nothing was encoded. Has the training diverged?"
-                )
-        return cls(tensors, header, moments)
+        dtypes = {name: tensors[name].dtype for name in header.lossy}
+        errors: dict[str, Array | None] = {}
+        if memory is not None:
+            errors = {name: memory.addend(name, tensors[name]) for name in header.lossy}
+            # The others are added here and now.
+            tensors |= memory.compensate({name: tensors[name] for name, error in errors.items() if error is None})
+        sources = [_source(tensors[name], errors.get(name), dtypes[name]) for name in header.lossy]
+        rows = [row for row, names in enumerate(header.groups) for _ in names]
+        bins = np.zeros((len(header.groups), BINS), np.uint32) if budget else None
+        decay = 0.0 if memory is None else memory.decay
+        moments = measure(sources, decay, rows, bins)
+        if not np.isfinite(moments.peak).all():
+            raise _not_finite(header.lossy[int(np.argmin(np.isfinite(moments.peak)))])
+        return cls(tensors, header, sources, decay, moments, bins)
 
     @property
     def parameters(self) -> int:
@@ -84,56 +138,39 @@ class Update:
         """The tensors that travel without loss."""
         return {name: tensor for name, tensor in self.tensors.items() if name in self.header.exact}
 
-    def model(self, name: str) -> GenNorm | None:
-        """The fit of one tensor; None if it is not converted, or all zero."""
-        moments = self.moments.get(name)
-        return GenNorm.from_moments(moments) if moments is not None and moments.nonzero else None
-
     @cached_property
-    def optimal_scales(self) -> dict[str, float]:
+    def optimal_scales(self) -> Floats:
         """For each tensor that is converted, the scale that minimises the expected squared error of its values."""
-        return {name: self._optimal_scale(name) for name in self.header.lossy}
-
-    def _optimal_scale(self, name: str) -> float:
-        moments = self.moments[name]
-        if not moments.nonzero:
-            return 1.0
         # Exact zeros lose nothing at any scale; in the fit they would pass for a heavy tail.
-        moments = moments.without_zeros()
-        # The shape is rounded as on the wire, so that the few that remain are optimised once.
-        shape = decode_shape(encode_shape(GenNorm.from_moments(moments).shape))
-        unit = GenNorm(shape, 1.0)
-        mean_abs = moments.mean_abs * moments.peak
-        width = max(mean_abs / unit.mean_abs, float(np.finfo(np.float64).tiny))
+        moments = self.moments.without_zeros()
+        codes = shape_codes(moments)
+        # Shapes are rounded as on the wire, so that the few that remain are optimised once.
+        fmt = self.header.format
+        by_code = {code: optimal_scale(fmt, GenNorm(decode_shape(code), 1.0)) for code in set(codes.tolist())}
         with np.errstate(over="ignore"):
-            scale = np.float64(optimal_scale(self.header.format, unit)) / width
-        return decode_positive(encode_positive(scale))
+            width = np.maximum(moments.mean_abs * unit_widths()[codes] * moments.peak, sys.float_info.min)
+            scales = np.array([by_code[code] for code in codes.tolist()]) / width
+        return np.where(moments.nonzero > 0, decode_positives(encode_positives(scales)), 1.0)
 
-    def fits(self, names: Sequence[str], scales: Sequence[float]) -> tuple[tuple[float, float], tuple[float, float]]:
-        """Fit tensors together, each multiplied by its scale.
+    def fits(self, scales: Floats) -> list[tuple[Fit, Fit]]:
+        """Fit each group of tensors, multiplied by their scales: all entries, and those that are not exactly 0."""
+        scaled = self.moments.scaled(scales)
+        members = self.header.group_members
+        fits = list(zip(fits_of(scaled), fits_of(scaled.without_zeros()), strict=True))
+        groups = [fits[group.start] for group in members]
+        if members and len(members[-1]) > 1:
+            pool = scaled.together(slice(members[-1].start, members[-1].stop))
+            groups[-1] = fits_of(pool)[0], fits_of(pool.without_zeros())[0]
+        return groups
 
-        Returns
-        -------
-        tuple
-            (shape, scale) of all entries, and of those that are not exactly 0.
-        """
-        entries = nonzero = 0
-        total = square = peak = 0.0
-        for name, scale in zip(names, scales, strict=True):
-            moments = self.moments[name]
-            entries, nonzero = entries + moments.entries, nonzero + moments.nonzero
-            # Scaled values beyond this range saturate or vanish, and tell nothing of the fit.
-            scaled_peak = min(moments.peak * scale, 1e100)
-            total += moments.entries * moments.mean_abs * scaled_peak
-            square += moments.entries * moments.mean_square * scaled_peak**2
-            peak = max(peak, scaled_peak)
-        if not (nonzero and peak > 1e-100):
-            return (1.0, 1.0), (1.0, 1.0)
-        fits = [
-            GenNorm.from_moments(Moments(count, nonzero, peak, total / peak / count, square / peak**2 / count))
-            for count in (entries, nonzero)
-        ]
-        return (fits[0].shape, fits[0].scale), (fits[1].shape, fits[1].scale)
+
+def _source(tensor: Array, error: Array | None, dtype: np.dtype[Any]) -> Source:
+    received = None if dtype.itemsize == tensor.dtype.itemsize else dtype.newbyteorder("=")
+    return Source(flat(tensor), None if error is None else error.reshape(-1), received)
+
+
+def _not_finite(name: str) -> ValueError:
+    return ValueError(f"Tensor {name!r} holds NaN or infinity: nothing was encoded. Has the training diverged?")
 
 
 def _as_array(name: str, tensor: Any) -> Array:
@@ -143,10 +180,10 @@ def _as_array(name: str, tensor: Any) -> Array:
         name.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"The tensor name {name!r} is no text that UTF-8 can write: rename the tensor.") from error
-    if hasattr(tensor, "detach"):  # a torch tensor, wherever it lives
+    if not isinstance(tensor, np.ndarray) and hasattr(tensor, "detach"):  # a torch tensor, wherever it lives
         tensor = tensor.detach().cpu().numpy()
     array = np.asarray(tensor)
-    if array.dtype.name not in DTYPES:
+    if _dtype_name(array.dtype) not in DTYPES:
         raise ValueError(
             f"Tensor {name!r} has dtype {array.dtype}, which no frame can hold: convert it to one of "
             f"{', '.join(DTYPES)}."

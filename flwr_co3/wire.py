@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from flwr_co3.errors import FrameError
 
 
@@ -17,16 +19,24 @@ class Writer(bytearray):
         self += value.to_bytes(2, "little")
 
     def varint(self, value: int) -> None:
-        """Append a non-negative integer in groups of 7 bits, least significant first (LEB128)."""
-        while value >= 0x80:
-            self.append(value & 0x7F | 0x80)
-            value >>= 7
-        self.append(value)
+        """Append a non-negative integer, as `varint` writes it."""
+        self += varint(value)
 
     def block(self, data: bytes) -> None:
         """Append a varint with the length, then the bytes."""
-        self.varint(len(data))
+        self += varint(len(data))
         self += data
+
+
+@lru_cache(maxsize=4096)  # sizes of layers recur
+def varint(value: int) -> bytes:
+    """Write a non-negative integer in groups of 7 bits, least significant first (LEB128)."""
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
 
 
 class Reader:
@@ -42,24 +52,30 @@ class Reader:
 
     def __init__(self, data: bytes | memoryview, what: str) -> None:
         self._data = memoryview(data)
+        self._size = len(self._data)
         self._at = 0
         self._what = what
 
     @property
     def left(self) -> int:
         """Bytes not yet read."""
-        return len(self._data) - self._at
+        return self._size - self._at
 
     def take(self, count: int) -> memoryview:
         """Read `count` bytes, without a copy."""
-        if count > self.left:
+        start, end = self._at, self._at + count
+        if end > self._size:
             raise FrameError(f"The {self._what} ends early: {count} bytes wanted, {self.left} left.")
-        self._at += count
-        return self._data[self._at - count : self._at]
+        self._at = end
+        return self._data[start:end]
 
     def u8(self) -> int:
         """Read one byte."""
-        return self.take(1)[0]
+        at = self._at
+        if at == self._size:
+            self.take(1)  # says what is wrong
+        self._at = at + 1
+        return self._data[at]
 
     def u16(self) -> int:
         """Read two bytes."""
@@ -67,15 +83,14 @@ class Reader:
 
     def varint(self, limit: int) -> int:
         """Read an integer of varying length that must not exceed `limit`."""
-        value = shift = 0
-        while True:
-            byte = self.u8()
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                break
-            shift += 7
+        byte = self.u8()
+        value, shift = byte & 0x7F, 7
+        while byte >= 0x80:
             if shift > 63:
                 raise FrameError(f"A number in the {self._what} is longer than 64 bits.")
+            byte = self.u8()
+            value |= (byte & 0x7F) << shift
+            shift += 7
         if value > limit:
             raise FrameError(f"A number in the {self._what} is {value}, above the {limit} possible here.")
         return value

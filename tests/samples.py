@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flwr_co3.compress import Plan, write_stream
 from flwr_co3.gennorm import GenNorm
 
 Array = NDArray[Any]
@@ -68,3 +69,8 @@ def cell_probabilities(levels: NDArray[np.float64], model: GenNorm, scale: float
     """Share of a model's values that is nearest to each level, by the distribution function alone."""
     edges = (levels[1:] + levels[:-1]) / 2 / scale
     return np.diff(np.concatenate([[0.0], model.cdf(edges), [1.0]]))
+
+
+def section_of(plans: list[Plan], coder: str) -> bytes:
+    """A frame's coded section."""
+    return b"".join(write_stream(plans, coder))

@@ -4,6 +4,7 @@ import math
 from functools import cache
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -11,12 +12,16 @@ from numpy.typing import NDArray
 from flwr_co3.codec import Codec
 from flwr_co3.config import CO3Config
 from flwr_co3.convert import FloatFormat, distortion, optimal_scale
+from flwr_co3.correct import MEMORY_DTYPES, ErrorMemory
 from flwr_co3.frame import EMPTY, FrameReader
 from flwr_co3.gennorm import GenNorm
 from flwr_co3.rate import RateLimit
+from tests.bounds import bounded_memory
+from tests.engines import ENGINES, VECTORS, running
 from tests.samples import (
     FORMATS,
     FP4_OPTIMA,
+    Array,
     assert_same,
     assert_same_update,
     cell_probabilities,
@@ -133,7 +138,8 @@ def test_the_report_adds_up() -> None:
             continue
         x, y = tensor.astype("f8"), encoded.sent[name].astype("f8")
         assert part.nmse == pytest.approx(float(np.sum((x - y) ** 2) / np.sum(x**2)), rel=1e-6)
-        assert (part.shape, part.scale) == (GenNorm.fit(x).shape, GenNorm.fit(x).scale)
+        assert (part.shape, part.scale) == (GenNorm.fit(tensor).shape, GenNorm.fit(tensor).scale)
+        assert (part.shape, part.scale) == pytest.approx((GenNorm.fit(x).shape, GenNorm.fit(x).scale), rel=1e-13)
         lost, whole = lost + float(np.sum((x - y) ** 2)), whole + float(np.sum(x**2))
     assert report.nmse == pytest.approx(lost / whole, rel=1e-6)
     symbols = sum(part.bytes for name, part in report.tensors.items() if not math.isnan(part.shape))
@@ -204,3 +210,120 @@ def test_a_limit_below_a_byte_is_refused() -> None:
         with pytest.raises(ValueError, match="even the empty update takes 1 byte"):
             Codec().compress(network(), max_bytes=bad)
     assert Codec().compress(network(), max_bytes=1).frame == EMPTY
+
+
+# -- with a memory ----------------------------------------------------------------------------------------------------
+
+LIMITS = (None, RateLimit(bits_per_parameter=0.4), RateLimit(bytes_per_round=20))
+
+
+def rounds_of(dtype: Any, count: int = 3) -> list[dict[str, Array]]:
+    """Rounds of one tensor with a model of its own, two that share one, and an exact one."""
+    return [
+        {
+            "conv.weight": gennorm(0.6, (40, 50), 1e-2, seed).astype(dtype),
+            "fc.weight": gennorm(1.2, (30, 9), 1e-2, seed + 10).astype(dtype),
+            "fc.bias": gennorm(1.0, 30, 1e-2, seed + 20).astype(dtype),
+            "bn.running_mean": gennorm(1.0, 30, 1e-2, seed + 30).astype(dtype),
+        }
+        for seed in range(count)
+    ]
+
+
+def lossy_part(update: dict[str, Array]) -> dict[str, Array]:
+    return {name: tensor for name, tensor in update.items() if not Codec().is_exact(name, tensor)}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("decay", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("rate", LIMITS, ids=str)
+@pytest.mark.parametrize("stored", MEMORY_DTYPES)
+def test_a_memory_is_compensate_before_and_keep_after(
+    engine: str, dtype: str, decay: float, rate: RateLimit | None, stored: str
+) -> None:
+    together, apart = ErrorMemory(decay, stored), ErrorMemory(decay, stored)
+    with running(engine, 2):
+        codec = Codec(CO3Config(rate=rate))
+        for update in rounds_of(dtype):
+            encoded = codec.compress(update, memory=together)
+            v = {**update, **apart.compensate(lossy_part(update))}
+            expected = codec.compress(v)
+            apart.keep(v, lossy_part(expected.sent))
+            assert encoded.frame == expected.frame
+            assert encoded.nmse == expected.nmse
+            assert_same_update(encoded.sent, expected.sent)
+            if decay == 0:
+                assert together.state == {}
+            assert set(together.state) == set(apart.state)
+            assert_same_update({name: together.state[name] for name in apart.state}, apart.state)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", ml_dtypes.bfloat16])
+@pytest.mark.parametrize("rate", LIMITS, ids=str)
+def test_the_memory_holds_what_the_receiver_lacks(engine: str, dtype: Any, rate: RateLimit | None) -> None:
+    """Half precision too: the receiver's values are rounded to it, and what that loses is kept as well."""
+    memory = ErrorMemory(0.7)
+    with running(engine):
+        codec = Codec(CO3Config(rate=rate))
+        for update in rounds_of(dtype):
+            before = {name: error.copy() for name, error in memory.state.items()}
+            encoded = codec.compress(update, memory=memory)
+            v = ErrorMemory(0.7, state=before).compensate(lossy_part(update))
+            for name, values in v.items():
+                assert encoded.sent[name].dtype == update[name].dtype
+                work = np.promote_types(values.dtype, "f4")
+                lost = values.astype(work) - encoded.sent[name].astype(work)
+                assert_same(memory.state[name], lost.astype("f4"))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("rate", LIMITS, ids=str)
+def test_memories_that_others_hold_are_never_written_to(engine: str, rate: RateLimit | None) -> None:
+    first, *others = rounds_of("f4", 5)
+    given = lossy_part(first)
+    before = {name: error.tobytes() for name, error in given.items()}
+    held: list[tuple[dict[str, Array], dict[str, bytes]]] = [(given, before)]
+    with running(engine):
+        memory = ErrorMemory(0.9, state=given)
+        for k, update in enumerate(others):
+            Codec(CO3Config(rate=rate)).compress(update, memory=memory)
+            if k % 2 == 0:  # and in between the memory writes to its own place
+                state = memory.state
+                held.append((state, {name: error.tobytes() for name, error in state.items()}))
+    for arrays, contents in held:
+        assert {name: error.tobytes() for name, error in arrays.items()} == contents
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_refused_update_leaves_the_memory_as_it_was(engine: str) -> None:
+    good, bad = rounds_of("f4", 2)
+    bad["fc.weight"][3, 4] = np.nan
+    refused: list[tuple[dict[str, Any], int | None]] = [
+        *((bad, None), (bad, 500), (good, 0), ({**good, "text": np.array(["a"])}, None)),
+        ({**good, "bn.running_mean": np.full(30, np.inf, "f4")}, None),
+    ]
+    with running(engine):
+        memory = ErrorMemory(0.9)
+        Codec().compress(good, memory=memory)
+        for round_trip in (False, True):  # the memory's own arrays, and those that others hold too
+            before = {name: error.tobytes() for name, error in memory._stored.items()}
+            for update, max_bytes in refused:
+                with pytest.raises(ValueError, match=r"NaN or infinity|even the empty update|which no frame can hold"):
+                    Codec().compress(update, memory=memory, max_bytes=max_bytes)
+                assert {name: error.tobytes() for name, error in memory._stored.items()} == before
+            if not round_trip:
+                assert memory.state
+
+
+def test_what_extra_memory_an_encoding_takes() -> None:
+    """At most half the update's own, its memory in place; numpy's and Python's allocations are counted."""
+    update = {f"layer{k}": gennorm(0.7, 1 << 20, 1e-3, k).astype("f4") for k in range(4)}
+    size = sum(tensor.nbytes for tensor in update.values())
+    for rate in (None, RateLimit(bits_per_parameter=0.1)):
+        with running(VECTORS, 2):
+            codec, memory = Codec(CO3Config(rate=rate)), ErrorMemory(0.9)
+            codec.compress(update, memory=memory)  # now the memory is there, and all tables are made
+            with bounded_memory(size // 2):
+                codec.compress(update, memory=memory)

@@ -16,7 +16,6 @@ And whatever the bytes are: no other exception, no memory beyond what the receiv
 import re
 import sys
 import time
-import zlib
 from collections import Counter
 from typing import NamedTuple
 
@@ -29,6 +28,7 @@ from flwr_co3.errors import FrameError
 from flwr_co3.frame import EMPTY, FrameReader, TensorSpec
 from flwr_co3.wire import Reader, Writer
 from tests.bounds import bounded_memory
+from tests.damages import corrected, damage
 from tests.kinds import kinds
 from tests.samples import Array
 
@@ -38,11 +38,6 @@ each_kind = pytest.mark.parametrize("name", KINDS)
 ALLOWED = 1 << 20  # bytes of decoded tensors; the frames here hold a tenth of it
 OVERHEAD = 4 << 20  # tables, and what Python itself takes
 SECONDS = 10.0  # of processor time, for milliseconds of work: the bound is for what would never end
-
-
-def corrected(frame: bytes) -> bytes:
-    """The frame with the checksum of its bytes."""
-    return frame[:-4] + zlib.crc32(frame[:-4]).to_bytes(4, "little")
 
 
 def same(found: dict[str, Array], expected: dict[str, Array]) -> bool:
@@ -62,38 +57,6 @@ def decode(frame: bytes, like: dict[str, TensorSpec] | None = None) -> dict[str,
         return None
     finally:
         assert time.process_time() - start < SECONDS
-
-
-def damage(frame: bytes, rng: np.random.Generator) -> bytes:
-    """Flip bits, cut, insert, duplicate, move or overwrite pieces at random, now and then several times."""
-    data = bytearray(frame)
-    for _ in range(int(rng.geometric(0.7))):
-        size = len(data)
-        at = int(rng.integers(size))
-        length = int(min(rng.geometric(0.1), size - at))
-        piece = bytes(data[at : at + length])
-        match rng.integers(8):
-            case 0:
-                data[at] ^= 1 << int(rng.integers(8))
-            case 1:
-                data[at] = int(rng.integers(256))
-            case 2:
-                del data[at : at + length]
-            case 3:
-                data[at:at] = rng.bytes(length)
-            case 4:
-                data[at:at] = piece
-            case 5:
-                data[at : at + length] = rng.bytes(length)
-            case 6:
-                del data[at : at + length]
-                target = int(rng.integers(len(data) + 1))
-                data[target:target] = piece
-            case _:
-                data = data[: max(at, 1)]
-        if not data:
-            return b""
-    return bytes(data)
 
 
 @each_kind

@@ -82,7 +82,7 @@ def test_a_reader_knows_what_a_frame_holds_before_it_decodes() -> None:
     assert reader.tensors == {name: TensorSpec.of(tensor) for name, tensor in update.items()}
     assert list(reader.tensors) == list(update)
     assert reader.exact == {"bn.running_mean", "bn.num_batches_tracked"}
-    assert reader._symbols is None
+    assert reader._levels is None
 
 
 def test_tensors_are_read_one_by_one_and_in_any_order() -> None:
@@ -92,7 +92,7 @@ def test_tensors_are_read_one_by_one_and_in_any_order() -> None:
     for name in reversed(update):
         assert_same(reader.read(name), encoded.sent[name])
     reader.close()
-    assert reader._symbols is None
+    assert reader._levels is None
     assert_same(reader.read("fc1.weight"), encoded.sent["fc1.weight"])
     first, second = reader.read("fc1.bias"), reader.read("fc1.bias")
     first[...] = 9
@@ -409,3 +409,66 @@ def test_a_frame_holds_up_under_all_settings_it_was_not_made_with() -> None:
     """Decoding asks nothing of the decoder's own config."""
     encoded = Codec(CO3Config(format="fp8", coder="huffman")).compress(network())
     assert_same_update(Codec(CO3Config(format="fp4", scale=3.0)).decode(encoded.frame), encoded.sent)
+
+
+# -- adding to what is there ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", kinds())
+@pytest.mark.parametrize("weight", [1.0, 0.3, -2.0])
+def test_adding_is_decoding_and_adding(name: str, weight: float) -> None:
+    frame = kinds()[name].frame()
+    expected, reader = Codec().decode(frame), FrameReader(frame)
+    total, sums = {}, {}
+    for k, (tensor, values) in enumerate(expected.items()):
+        if tensor not in reader.exact:
+            total[tensor] = gennorm(1, values.shape, 1e-2, k).astype(values.dtype)
+            sums[tensor] = np.asarray(total[tensor] + values * values.dtype.type(weight))
+    reader.add_to(total, weight)
+    for tensor, found in total.items():
+        assert_same(found, sums[tensor])
+
+
+def test_adding_twice_adds_twice_and_only_to_what_is_asked_for() -> None:
+    update = network()
+    reader = FrameReader(Codec().encode(update))
+    total = {"fc1.weight": np.zeros((128, 32), "f4")}
+    reader.add_to(total)
+    once = total["fc1.weight"].copy()
+    assert_same(once, reader.read("fc1.weight"))
+    reader.add_to(total)
+    assert_same(total["fc1.weight"], once + once)
+    reader.add_to({})
+    foreign = np.zeros((128, 32), ">f4")
+    reader.add_to({"fc1.weight": foreign})
+    np.testing.assert_array_equal(foreign, once)
+
+
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [
+        ("bn.running_mean", np.zeros(32, "f4")),
+        ("bn.num_batches_tracked", np.array(0)),
+        ("fc1.weight", np.zeros((128, 32), "f8")),
+        ("fc1.weight", np.zeros((32, 128), "f4").T),
+        ("fc1.weight", np.zeros((128, 64), "f4")[:, ::2]),
+        ("fc1.weight", np.zeros((128, 31), "f4")),
+        ("fc1.weight", np.zeros((129, 32), "f4")),
+        ("fc1.weight", np.zeros((32, 128), "f4")),
+    ],
+    ids=["exact", "exact integer", "dtype", "order", "strides", "smaller", "larger", "shape"],
+)
+def test_totals_that_do_not_fit_are_refused_by_name(name: str, bad: Array) -> None:
+    reader = FrameReader(Codec().encode(network()))
+    with pytest.raises(ValueError, match=f"Tensor '{name}'"):
+        reader.add_to({name: bad})
+    assert not bad.any()
+
+
+def test_totals_that_can_not_be_written_to_are_refused() -> None:
+    reader = FrameReader(Codec().encode(network()))
+    total = np.zeros((128, 32), "f4")
+    total.setflags(write=False)
+    with pytest.raises((TypeError, ValueError)):
+        reader.add_to({"fc1.weight": total})
+    assert not total.any()

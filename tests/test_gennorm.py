@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from flwr_co3.gennorm import SHAPE_RANGE, GenNorm, Moments
+from flwr_co3.gennorm import SHAPE_RANGE, GenNorm
+from flwr_co3.moments import Moments
 from tests.samples import gennorm
 
 SHAPES = (0.2, 0.3, 0.5, 0.8, 1.0, 1.37, 2.0, 4.0)

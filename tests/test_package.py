@@ -47,7 +47,8 @@ FLOWER = {
 # A module may import from its own layer and from earlier ones; convert, compress and correct know nothing
 # of each other. A module that is not named here is of the Flower layer, the last, which alone knows flwr.
 ROOMS = {"convert", "compress", "correct"}
-LAYERS = [{"arithmetic", "errors", "gennorm", "wire"}, ROOMS, {"config", "frame", "rate", "update"}, {"codec"}]
+LOWEST = {"_kernels", "arithmetic", "errors", "gennorm", "kernels", "moments", "wire"}
+LAYERS = [LOWEST, ROOMS, {"config", "frame", "rate", "update"}, {"codec"}]
 
 
 def pyproject() -> dict[str, Any]:
@@ -62,7 +63,10 @@ def imported_names(module: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module} imports relatively, in line {node.lineno}"
             assert node.module is not None
-            yield node.module
+            if node.module == "flwr_co3":  # a module of the package, or else a name from its face
+                yield from (f"flwr_co3.{a.name}" if a.name in LOWEST else node.module for a in node.names)
+            else:
+                yield node.module
 
 
 def layer(part: str) -> int:
@@ -142,7 +146,8 @@ def test_the_lock_pins_everything_that_is_asked_for_and_nothing_by_place() -> No
 
     project = pyproject()["project"]
     extras = project["optional-dependencies"]
-    asked = [Requirement(text) for text in project["dependencies"] + extras["simulation"] + extras["dev"]]
+    needed = [extras[name] for name in ("simulation", "benchmarks", "dev")]
+    asked = [Requirement(text) for text in sum(needed, project["dependencies"])]
     by_name = {canonicalize_name(pin.name): pin for pin in pins}
     for requirement in asked:
         pin = by_name[canonicalize_name(requirement.name)]

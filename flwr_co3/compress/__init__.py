@@ -1,8 +1,22 @@
 """Compress: level indices to bytes and back, without loss."""
 
 from flwr_co3.compress.group import MAX_MAGNITUDE, Group, Model, Plan, plan, read_model
+from flwr_co3.compress.levels import Levels
 from flwr_co3.compress.stream import CODERS
 from flwr_co3.compress.stream import read as read_stream
 from flwr_co3.compress.stream import write as write_stream
+from flwr_co3.compress.tables import Fit
 
-__all__ = ["CODERS", "MAX_MAGNITUDE", "Group", "Model", "Plan", "plan", "read_model", "read_stream", "write_stream"]
+__all__ = [
+    "CODERS",
+    "MAX_MAGNITUDE",
+    "Fit",
+    "Group",
+    "Levels",
+    "Model",
+    "Plan",
+    "plan",
+    "read_model",
+    "read_stream",
+    "write_stream",
+]

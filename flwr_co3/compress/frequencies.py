@@ -6,14 +6,13 @@ Whatever turns the integers of a header into frequencies stands here, in exact i
 
 from __future__ import annotations
 
-import math
-from functools import lru_cache
-from typing import Any, NamedTuple
+from functools import cache, lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from flwr_co3.arithmetic import incomplete_gamma, power
+from flwr_co3.arithmetic import LN2, incomplete_gamma, log, power
 
 #: Frequencies of a table sum to 2 to this power.
 PRECISION = 14
@@ -21,12 +20,22 @@ TOTAL = 1 << PRECISION
 
 Frequencies = npt.NDArray[np.int64]
 
+#: Costs are counted in integers, so that every machine makes the same choices: in units of 2 to minus this bits.
+COST_BITS = 16
 
-class Sequence(NamedTuple):
-    """Symbols that share a table: what an entropy coder codes."""
 
-    symbols: npt.NDArray[np.uint8]  # shape (n,)
-    frequencies: Frequencies  # shape (alphabet <= 256,), sums to 2^14
+def cost_of_bytes(count: int) -> int:
+    """The cost of so many bytes."""
+    return count << (3 + COST_BITS)
+
+
+@cache
+def log2_table() -> npt.NDArray[np.int32]:
+    """Costs of one choice in 0 .. 2^14, shape (2^14 + 1,); the first stands for nothing."""
+    costs = np.zeros(TOTAL + 1, np.int32)
+    costs[1:] = np.rint(log(np.arange(1.0, TOTAL + 1)) / LN2 * (1 << COST_BITS))
+    costs.setflags(write=False)
+    return costs
 
 
 def normalize(weights: npt.NDArray[np.integer[Any]], total: int = TOTAL) -> Frequencies:
@@ -57,16 +66,16 @@ def normalize(weights: npt.NDArray[np.integer[Any]], total: int = TOTAL) -> Freq
     return frequencies
 
 
-def cost_bits(counts: npt.NDArray[np.integer[Any]], frequencies: Frequencies) -> float:
-    """Bits that an ideal entropy coder spends on symbols of these counts with these frequencies.
+def cost_of(counts: npt.NDArray[np.int64], frequencies: Frequencies) -> int | None:
+    """What an ideal entropy coder spends on symbols of these counts with these frequencies, which sum to 2^14.
 
-    Infinite if a symbol that occurs has no frequency.
+    In units of 2^-16 bits; None, which is infinitely much, if a symbol that occurs has no frequency.
     """
     used = counts > 0
     if np.any(frequencies[used] == 0):
-        return math.inf
-    total = math.log2(int(frequencies.sum()))
-    return float(np.sum(counts[used] * (total - np.log2(frequencies[used]))))
+        return None
+    costs = log2_table()
+    return int(np.sum(counts[used] * (int(costs[TOTAL]) - costs[frequencies[used]].astype(np.int64))))
 
 
 def gennorm_weights(shape: float, width: float, edges: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:

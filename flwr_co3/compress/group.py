@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from flwr_co3 import kernels
 from flwr_co3.compress import sparse
-from flwr_co3.compress.frequencies import Frequencies, Sequence
-from flwr_co3.compress.packing import pack, pack_factor, packed_frequencies, unpack
+from flwr_co3.compress.frequencies import TOTAL, Frequencies, cost_of_bytes, log2_table
+from flwr_co3.compress.levels import DenseLevels, FewLevels, Levels, SparseLevels
+from flwr_co3.compress.packing import Packing, Sequence, pack_factor, packed_frequencies
 from flwr_co3.compress.tables import (
     Counts,
+    Fit,
     Table,
-    cheapest,
     counted,
     fitted,
     fitted_zero_share,
     read_counted,
     read_fitted,
+    zero_share,
 )
 from flwr_co3.errors import FrameError
 from flwr_co3.wire import BitReader, Reader, Writer, write_bits
@@ -34,12 +34,13 @@ MAX_MAGNITUDE = 127  # +-127 and 0 are 255 symbols
 
 _MAX_LISTED = 32
 _FACTOR_SHIFT = 4  # of the kind byte: packing factor less one
-_PACKING_LOSS = 1.001  # fewer symbols are worth a few more bytes
+_PACKING_LOSS = 1000  # fewer symbols are worth one byte more in so many
+_SHARE_BITS = 20  # of the shares that a packed group's cost is estimated from
 
 # A sparse tensor's positions are worth measuring below this share of levels that are not zero.
 _SPARSE_BELOW = 0.25
 _NEVER_DENSE = 1 / 32  # here a symbol for every entry would waste time
-_SPARSE_PATIENCE = 1.005  # likewise
+_SPARSE_PATIENCE = 200  # likewise: one byte more in so many
 
 
 class Group(NamedTuple):
@@ -48,8 +49,8 @@ class Group(NamedTuple):
     symbols: Bytes  # shape (n,), `zero` is level 0
     counts: Counts  # of each symbol
     zero: int
-    fit: tuple[float, float]  # shape, and scale in units of the levels, of the values that were rounded
-    nonzero_fit: tuple[float, float]  # the same without exact zeros
+    fit: Fit  # of the values that were rounded, in units of the levels
+    nonzero_fit: Fit  # the same without exact zeros
 
 
 class Plan(NamedTuple):
@@ -58,17 +59,17 @@ class Plan(NamedTuple):
     header: bytes
     sequences: list[Sequence]
     raw: bytes  # bits that no coder can shorten
-    bits: float  # what the sequences will take, about
+    cost: int  # of the sequences, about, in units of 2^-16 bits
 
     @property
-    def size(self) -> float:
-        """Bytes in all, about."""
-        return len(self.header) + len(self.raw) + self.bits / 8
+    def size(self) -> int:
+        """Cost in all, about."""
+        return cost_of_bytes(len(self.header) + len(self.raw)) + self.cost
 
     @classmethod
     def zeros(cls) -> Plan:
         """A group of level 0 alone."""
-        return cls(bytes([ZERO]), [], b"", 0.0)
+        return cls(bytes([ZERO]), [], b"", 0)
 
 
 def plan(group: Group, edges: Edges, packed: bool) -> Plan:
@@ -85,103 +86,112 @@ def plan(group: Group, edges: Edges, packed: bool) -> Plan:
         words stand for single levels.
     """
     used = np.flatnonzero(group.counts)
-    reach = int(np.max(np.abs(used - group.zero), initial=0))
+    reach = max(group.zero - int(used[0]), int(used[-1]) - group.zero)
     if not reach:
         return Plan.zeros()
     counts = group.counts[group.zero - reach : group.zero + reach + 1]
-    nonzero = 1 - counts[reach] / counts.sum()
-    if packed and nonzero < _NEVER_DENSE:
-        return min(_listed(group, reach), _sparse(group, counts, reach), key=lambda plan: plan.size)
-    table = _dense_table(counts, edges[:reach], group)
-    factor = _best_factor(table, counts) if packed else 1
-    if packed and nonzero < _SPARSE_BELOW:
+    total = int(counts.sum())
+    nonzero = total - int(counts[reach])
+    if packed and nonzero < _NEVER_DENSE * total:
+        listed = _listed(group, reach) if nonzero <= _MAX_LISTED else None
+        sparse = _sparse(group, counts, reach)
+        return listed if listed is not None and listed.size <= sparse.size else sparse
+    dense = _dense_table(counts, edges[:reach], group, packed)
+    if packed and nonzero < _SPARSE_BELOW * total:
         candidate = _sparse(group, counts, reach)
-        if candidate.size < _packed_size(table, counts, factor) * _SPARSE_PATIENCE:
+        if candidate.size < dense.size + dense.size // _SPARSE_PATIENCE:
             return candidate
-    return _dense(group, table, reach, factor)
+    return _dense(group, dense, reach)
 
 
-def _dense(group: Group, table: Table, reach: int, factor: int) -> Plan:
-    header = Writer([table.header[0] | (factor - 1) << _FACTOR_SHIFT])
+class _Dense(NamedTuple):
+    """A table for all levels, and how many symbols to pack into one."""
+
+    kind: int
+    header: bytes  # of the table
+    factor: int
+    frequencies: Frequencies
+    packed: Frequencies
+    cost: int  # of the packed symbols
+
+    @property
+    def size(self) -> int:
+        """Cost in all."""
+        return cost_of_bytes(len(self.header)) + self.cost
+
+
+def _dense(group: Group, dense: _Dense, reach: int) -> Plan:
+    header = Writer([dense.kind | (dense.factor - 1) << _FACTOR_SHIFT])
     header.varint(reach)
-    header += table.header[1:]
-    symbols = group.symbols if reach == group.zero else group.symbols - np.uint8(group.zero - reach)
-    packed = pack(symbols, 2 * reach + 1, factor, int(np.argmax(table.frequencies)))
-    return Plan(bytes(header), [Sequence(packed, packed_frequencies(table.frequencies, factor))], b"", table.bits)
+    header += dense.header
+    packing = Packing(dense.factor, 2 * reach + 1, group.zero - reach, int(np.argmax(dense.frequencies)))
+    return Plan(bytes(header), [Sequence(group.symbols, dense.packed, packing)], b"", dense.cost)
 
 
-def _dense_table(counts: Counts, edges: Edges, group: Group) -> Table:
-    """Cheapest table for all levels; its header begins with the kind."""
-    tables = {COUNTED: counted(counts), FITTED: fitted(counts, edges, *group.fit)}
+def _dense_table(counts: Counts, edges: Edges, group: Group, packed: bool) -> _Dense:
+    """Cheapest table for all levels, and the most symbols to a byte that cost next to nothing."""
+    if loops := kernels.compiled():
+        kind, header, factor, frequencies, joint, cost = loops.dense_table(
+            *(counts, edges, *group.fit.values, *group.nonzero_fit.values, packed, log2_table())
+        )
+        if kind != COUNTED:
+            header = group.fit.header
+        if kind == FITTED_ZERO_SHARE:
+            header = group.nonzero_fit.header + zero_share(counts).to_bytes(2, "little")
+        single, packed_ones = np.frombuffer(frequencies, np.int64), np.frombuffer(joint, np.int64)
+        return _Dense(kind, header, factor, single, packed_ones, cost)
+    tables = {COUNTED: counted(counts), FITTED: fitted(counts, edges, group.fit)}
     if 0 < counts[edges.size] < counts.sum():
-        tables[FITTED_ZERO_SHARE] = fitted_zero_share(counts, edges, *group.nonzero_fit)
-    return cheapest(table._replace(header=bytes([kind]) + table.header) for kind, table in tables.items())
+        tables[FITTED_ZERO_SHARE] = fitted_zero_share(counts, edges, group.nonzero_fit)
+    kind, table = min(tables.items(), key=lambda item: item[1].size)
+    candidates = {
+        factor: _packed(kind, table, counts, factor)
+        for factor in range(pack_factor(counts.size) if packed else 1, 0, -1)
+    }
+    least = min(candidate.size for candidate in candidates.values())
+    return next(candidate for candidate in candidates.values() if candidate.size <= least + least // _PACKING_LOSS)
 
 
-def _best_factor(table: Table, counts: Counts) -> int:
-    """The most symbols to a byte that cost next to nothing."""
-    largest = pack_factor(counts.size)
-    sizes = {factor: _packed_size(table, counts, factor) for factor in range(largest, 0, -1)}
-    return next(factor for factor, size in sizes.items() if size <= min(sizes.values()) * _PACKING_LOSS)
+def _packed(kind: int, table: Table, counts: Counts, factor: int) -> _Dense:
+    """A dense group packed: rare packed symbols cost more than the product of their parts says."""
+    frequencies = packed_frequencies(table.frequencies, factor)
+    cost = table.cost if factor == 1 else _packed_cost(counts, frequencies, factor)
+    return _Dense(kind, table.header, factor, table.frequencies, frequencies, cost)
 
 
-def _packed_size(table: Table, counts: Counts, factor: int) -> float:
-    """Bytes of a dense group once packed: rare packed symbols cost more than the product of their parts says."""
-    if factor == 1:
-        return table.size
-    share = counts / counts.sum()
+def _packed_cost(counts: Counts, frequencies: Frequencies, factor: int) -> int:
+    total = int(counts.sum())
+    share = (counts << _SHARE_BITS) // total
     joint = share
     for _ in range(factor - 1):
-        joint = (share[:, None] * joint[None, :]).reshape(-1)
-    frequencies = packed_frequencies(table.frequencies, factor)
-    used = joint > 0
-    bits = -float(np.sum(joint[used] * np.log2(frequencies[used] / frequencies.sum())))
-    return len(table.header) + bits / 8 * float(counts.sum()) / factor
-
-
-def _nonzero(group: Group, reach: int) -> tuple[npt.NDArray[np.int64], Bytes]:
-    """Positions of what is not level 0, and their levels: -m .. -1 as 0 .. m-1, and 1 .. m as m .. 2m-1."""
-    positions = np.flatnonzero(group.symbols != group.zero)
-    levels = group.symbols[positions].astype(np.int16) - group.zero
-    return positions, (levels + reach - (levels > 0)).astype(np.uint8)
-
-
-def _place(blocks: Iterable[npt.NDArray[np.int64]], levels: Bytes, entries: int, zero: int, reach: int) -> Bytes:
-    """Reverse `_nonzero`; positions come in blocks."""
-    out = np.full(entries, zero, np.uint8)
-    symbols = np.delete(np.arange(zero - reach, zero + reach + 1), reach).astype(np.uint8)
-    start = 0
-    for positions in blocks:
-        out[positions] = symbols[levels[start : start + positions.size]]
-        start += positions.size
-    return out
+        joint = (share[:, None] * joint[None, :] >> _SHARE_BITS).reshape(-1)
+    costs = log2_table()
+    per_symbol = int(np.sum(joint * (int(costs[TOTAL]) - costs[frequencies].astype(np.int64))))
+    return per_symbol * -(-total // factor) >> _SHARE_BITS
 
 
 def _sparse(group: Group, counts: Counts, reach: int) -> Plan:
-    positions, levels = _nonzero(group, reach)
-    gaps = sparse.gaps_of(positions)
+    levels = int(counts.sum() - counts[reach])
+    gaps = sparse.gaps_of(group.symbols, group.zero, reach, levels)
     tokens = sparse.token_table(gaps)
     values = counted(np.delete(counts, reach))
     header = Writer([SPARSE])
     header.varint(reach)
-    header.varint(positions.size)
-    header.varint(gaps.tokens.size - positions.size)
+    header.varint(levels)
+    header.varint(gaps.tokens.size - levels)
     header += tokens.header + values.header
-    factor = pack_factor(2 * reach)
-    packed = pack(levels, 2 * reach, factor, int(np.argmax(values.frequencies)))
+    packing = Packing(pack_factor(2 * reach), 2 * reach, 0, int(np.argmax(values.frequencies)))
     sequences = [
         Sequence(gaps.tokens, tokens.frequencies),
-        Sequence(packed, packed_frequencies(values.frequencies, factor)),
+        Sequence(gaps.levels, packed_frequencies(values.frequencies, packing.factor), packing),
     ]
-    return Plan(bytes(header), sequences, sparse.write_low(gaps), tokens.bits + values.bits)
+    return Plan(bytes(header), sequences, gaps.low, tokens.cost + values.cost)
 
 
 def _listed(group: Group, reach: int) -> Plan:
     """A handful of levels that are not 0: a table would be larger than the list."""
-    positions, levels = _nonzero(group, reach)
+    positions, levels = sparse.nonzero(group.symbols, group.zero, reach)
     widths = _list_widths(group.symbols.size, reach)
-    if positions.size > _MAX_LISTED:
-        return Plan(b"", [], b"", math.inf)
     header = Writer([LISTED])
     header.varint(reach)
     header.varint(positions.size)
@@ -190,7 +200,7 @@ def _listed(group: Group, reach: int) -> Plan:
         for position, level in zip(positions.tolist(), levels.tolist(), strict=True)
         for field in ((position, widths[0]), (level, widths[1]))
     ]
-    return Plan(bytes(header), [], write_bits(fields), 0.0)
+    return Plan(bytes(header), [], write_bits(fields), 0)
 
 
 def _list_widths(entries: int, reach: int) -> tuple[int, int]:
@@ -198,31 +208,11 @@ def _list_widths(entries: int, reach: int) -> tuple[int, int]:
     return (entries - 1).bit_length(), (2 * reach - 1).bit_length()
 
 
-class Model(Protocol):
-    """How a received group is coded: what to decode, and how to put it together."""
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """Symbols of each sequence."""
-        ...
-
-    @property
-    def tables(self) -> tuple[Frequencies, ...]:
-        """Frequencies of each sequence."""
-        ...
-
-    @property
-    def raw_size(self) -> int:
-        """Bytes that are not entropy coded."""
-        ...
-
-    def symbols(self, sequences: list[Bytes], raw: memoryview) -> Bytes:
-        """Levels as symbols, shape (entries,), `zero` being level 0."""
-        ...
+# How a received group is coded. A model says what to decode: the `lengths` and `tables` of its sequences, and
+# `raw_size`, the bytes that are not entropy coded; and what that then is: `levels`.
 
 
-@dataclass(frozen=True)
-class ZeroModel:
+class ZeroModel(NamedTuple):
     """All entries are level 0."""
 
     entries: int
@@ -231,13 +221,12 @@ class ZeroModel:
     tables: tuple[Frequencies, ...] = ()
     raw_size: int = 0
 
-    def symbols(self, sequences: list[Bytes], raw: memoryview) -> Bytes:
+    def levels(self, sequences: list[Bytes], raw: memoryview) -> Levels:
         """All zeros."""
-        return np.full(self.entries, self.zero, np.uint8)
+        return FewLevels(self.entries, self.zero, np.empty(0, np.int64), np.empty(0, np.uint8))
 
 
-@dataclass(frozen=True)
-class DenseModel:
+class DenseModel(NamedTuple):
     """Every entry is coded."""
 
     entries: int
@@ -248,60 +237,59 @@ class DenseModel:
     tables: tuple[Frequencies, ...]
     raw_size: int = 0
 
-    def symbols(self, sequences: list[Bytes], raw: memoryview) -> Bytes:
-        """Unpack, and move level 0 to its place."""
-        symbols = unpack(sequences[0], 2 * self.reach + 1, self.factor, self.entries)
-        return symbols if self.reach == self.zero else symbols + np.uint8(self.zero - self.reach)
+    def levels(self, sequences: list[Bytes], raw: memoryview) -> Levels:
+        """Every level, packed."""
+        return DenseLevels(self.entries, self.zero, self.reach, self.factor, sequences[0])
 
 
-@dataclass(frozen=True)
-class SparseModel:
+class SparseModel(NamedTuple):
     """Only what is not level 0 is coded."""
 
     entries: int
     zero: int
     reach: int
     factor: int
-    levels: int
+    nonzero: int
     shift: int
     lengths: tuple[int, ...]
     tables: tuple[Frequencies, ...]
     raw_size: int
 
-    def symbols(self, sequences: list[Bytes], raw: memoryview) -> Bytes:
-        """Place the levels among zeros."""
+    def levels(self, sequences: list[Bytes], raw: memoryview) -> Levels:
+        """The levels and the gaps between them; raises FrameError if these don't fit."""
         tokens, packed = sequences
-        low = sparse.read_low(raw, self.levels, self.shift)
-        positions = sparse.positions_of(sparse.Gaps(tokens, low, self.shift), self.entries)
-        levels = unpack(packed, 2 * self.reach, self.factor, self.levels)
-        return _place(positions, levels, self.entries, self.zero, self.reach)
+        gaps = sparse.PackedGaps(tokens, raw, self.shift, packed, self.factor, 2 * self.reach, self.nonzero)
+        sparse.walk(gaps, self.entries)
+        return SparseLevels(self.entries, self.zero, self.reach, gaps)
 
 
-@dataclass(frozen=True)
-class ListedModel:
+class ListedModel(NamedTuple):
     """The few entries that are not level 0 are listed."""
 
     entries: int
     zero: int
     reach: int
-    levels: int
+    nonzero: int
     lengths: tuple[int, ...] = ()
     tables: tuple[Frequencies, ...] = ()
 
     @property
     def raw_size(self) -> int:
         """Bytes of the list."""
-        return -(-self.levels * sum(_list_widths(self.entries, self.reach)) // 8)
+        return -(-self.nonzero * sum(_list_widths(self.entries, self.reach)) // 8)
 
-    def symbols(self, sequences: list[Bytes], raw: memoryview) -> Bytes:
-        """Place the levels among zeros."""
+    def levels(self, sequences: list[Bytes], raw: memoryview) -> Levels:
+        """The positions, and the symbols there; raises FrameError if these don't fit."""
         bits = BitReader(Reader(raw, "list of levels"))
         widths = _list_widths(self.entries, self.reach)
-        fields = np.array([[bits.bits(width) for width in widths] for _ in range(self.levels)])
+        fields = np.array([[bits.bits(width) for width in widths] for _ in range(self.nonzero)])
         positions, levels = fields.T
         if positions[-1] >= self.entries or np.any(np.diff(positions) <= 0) or levels.max() >= 2 * self.reach:
             raise FrameError("A list of levels is out of order, or reaches beyond its tensor.")
-        return _place([positions], levels.astype(np.uint8), self.entries, self.zero, self.reach)
+        return FewLevels(self.entries, self.zero, positions, sparse.symbols_of(self.zero, self.reach)[levels])
+
+
+Model: TypeAlias = ZeroModel | DenseModel | SparseModel | ListedModel
 
 
 def read_model(reader: Reader, entries: int, zero: int, edges: Edges, packed: bool) -> Model:

@@ -7,12 +7,15 @@ segment at a time.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from flwr_co3.compress.frequencies import Frequencies, Sequence
+from flwr_co3 import kernels
+from flwr_co3.compress.frequencies import Frequencies
+from flwr_co3.compress.packing import Sequence
 from flwr_co3.errors import FrameError
 
 Bytes = npt.NDArray[np.uint8]
@@ -65,25 +68,33 @@ def code_words(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return words
 
 
-def encode(sequence: Sequence, per_segment: int) -> list[Bytes]:
+def encode(sequence: Sequence, per_segment: int) -> tuple[bytes, list[int]]:
     """Code a sequence.
 
     Parameters
     ----------
     sequence : Sequence
-        At least one symbol, each with a frequency above 0.
+        At least one symbol, each with a frequency above 0, none of them packed.
     per_segment : int
         Symbols of each segment but the last.
 
     Returns
     -------
-    list of ndarray of uint8
-        The bytes of each segment, most significant bit first, its last byte filled with ones.
+    tuple of bytes and list of int
+        The segments one after the other, most significant bit first, the last byte of each filled with ones; and how
+        many bytes each has.
     """
     lengths = code_lengths(sequence.frequencies)
     words = code_words(lengths)
-    starts = range(0, sequence.symbols.size, per_segment)
-    return [_write(sequence.symbols[start : start + per_segment], words, lengths) for start in starts]
+    if loops := kernels.compiled():
+        by_symbol = np.zeros((2, 256), np.uint16)
+        by_symbol[:, : lengths.size] = lengths, words
+        data, sizes = loops.huffman_encode(sequence.symbols, sequence.packing.base, *by_symbol, per_segment)
+        return data, np.frombuffer(sizes, np.int64).tolist()
+    symbols = sequence.packed()
+    starts = range(0, symbols.size, per_segment)
+    segments = [_write(symbols[start : start + per_segment], words, lengths).tobytes() for start in starts]
+    return b"".join(segments), [len(segment) for segment in segments]
 
 
 def _write(symbols: Bytes, words: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Bytes:
@@ -111,13 +122,17 @@ def _filler(bits: Any) -> Any:
     return (1 << bits) - 1
 
 
-def decode(segments: list[Bytes], tables: list[Frequencies], lengths: list[int], per_segment: int) -> list[Bytes]:
+def decode(
+    data: memoryview, sizes: list[int], tables: list[Frequencies], lengths: list[int], per_segment: int
+) -> list[Bytes]:
     """Reverse `encode`, for several sequences at once.
 
     Parameters
     ----------
-    segments : list of ndarray of uint8
-        The bytes of the segments of all sequences: ``ceil(length / per_segment)`` for each.
+    data : memoryview
+        The segments of all sequences, one after the other: ``ceil(length / per_segment)`` for each.
+    sizes : list of int
+        Bytes of each segment.
     tables : list of ndarray of int64
         Frequencies of each sequence.
     lengths : list of int
@@ -135,9 +150,33 @@ def decode(segments: list[Bytes], tables: list[Frequencies], lengths: list[int],
     FrameError
         If a segment holds more or fewer bits than its symbols take, or other bits than ones at its end.
     """
-    pieces = [-(-length // per_segment) for length in lengths]
+    if kernels.compiled():
+        return _decode_compiled(data, sizes, tables, lengths, per_segment)
+    ends = list(itertools.accumulate(sizes))
+    segments = [np.frombuffer(data[end - size : end], np.uint8) for size, end in zip(sizes, ends, strict=True)]
     if len(segments) < _NARROW_SEGMENTS:
         return _decode_narrow(segments, tables, lengths, per_segment)
+    return _decode_wide(segments, tables, lengths, per_segment)
+
+
+def _decode_compiled(
+    data: memoryview, sizes: list[int], tables: list[Frequencies], lengths: list[int], per_segment: int
+) -> list[Bytes]:
+    loops = kernels.compiled()
+    out, segment, start = [], 0, 0
+    for frequencies, length in zip(tables, lengths, strict=True):
+        mine = np.array(sizes[segment : segment + -(-length // per_segment)], np.int64)
+        end = start + int(mine.sum())
+        out.append(np.empty(length, np.uint8))
+        sound = loops.huffman_decode(data[start:end], mine, *_look_up(frequencies), per_segment, out[-1])
+        _check_end(not sound)
+        segment, start = segment + mine.size, end
+    return out
+
+
+def _decode_wide(segments: list[Bytes], tables: list[Frequencies], lengths: list[int], per_segment: int) -> list[Bytes]:
+    """A symbol of every segment at a time."""
+    pieces = [-(-length // per_segment) for length in lengths]
     symbol_of, length_of = (np.concatenate(part) for part in zip(*map(_look_up, tables), strict=True))
     table = np.repeat(np.arange(len(tables)) << MAX_LENGTH, pieces)
     counts = np.full(len(segments), per_segment)

@@ -6,12 +6,46 @@ products of the single ones, made in integers at both ends, so only the single o
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
+from flwr_co3 import kernels
 from flwr_co3.compress.frequencies import PRECISION, Frequencies, normalize
 
 Bytes = npt.NDArray[np.uint8]
+
+
+class Packing(NamedTuple):
+    """How the symbols of a sequence become the symbols that are coded."""
+
+    factor: int  # so many of them become one
+    alphabet: int
+    base: int  # what the first symbol of the alphabet is; modulo 256
+    filler: int  # stands for what the last packed symbol lacks
+
+
+#: Symbols that are coded as they are.
+PLAIN = Packing(1, 256, 0, 0)
+
+
+class Sequence(NamedTuple):
+    """Symbols that share a table: what an entropy coder codes."""
+
+    symbols: Bytes  # shape (n,)
+    frequencies: Frequencies  # of the packed symbols; shape (alphabet <= 256,), sums to 2^14
+    packing: Packing = PLAIN
+
+    @property
+    def length(self) -> int:
+        """Number of packed symbols."""
+        return -(-self.symbols.size // self.packing.factor)
+
+    def packed(self) -> Bytes:
+        """The packed symbols."""
+        symbols = self.symbols - np.uint8(self.packing.base) if self.packing.base else self.symbols
+        return pack(symbols, self.packing.alphabet, self.packing.factor, self.packing.filler)
 
 
 def pack_factor(alphabet: int) -> int:
@@ -49,6 +83,8 @@ def packed_frequencies(single: Frequencies, factor: int) -> Frequencies:
     """Frequencies of packed symbols, int64 of shape (alphabet^factor,), in the order that `pack` gives them."""
     if factor == 1:
         return single
+    if loops := kernels.compiled():
+        return np.frombuffer(loops.packed_frequencies(single, factor), np.int64)
     spare = 30 - PRECISION
     weights = single << spare
     for _ in range(factor - 1):

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from flwr_co3.compress.frequencies import PRECISION, TOTAL, Frequencies, Sequence
+from flwr_co3 import kernels
+from flwr_co3.compress.frequencies import PRECISION, TOTAL, Frequencies
+from flwr_co3.compress.packing import Sequence
 from flwr_co3.errors import FrameError
 
 Bytes = npt.NDArray[np.uint8]
@@ -24,6 +26,9 @@ _LOWER_INT = 1 << 16  # a state's lower bound, and every lane's state before its
 _LOWER = np.uint32(_LOWER_INT)
 _BLOCK_ROWS = 256
 _NARROW_LANES = 16
+
+
+Coded = tuple[Bytes, Frequencies]  # symbols as they are coded, and their table
 
 
 class Chunk(NamedTuple):
@@ -56,7 +61,7 @@ class Layout(NamedTuple):
         return self.chunks == 1 and self.lanes <= _NARROW_LANES
 
 
-def encode(sequences: list[Sequence], lanes: int, rows_per_chunk: int) -> list[Chunk]:
+def encode(sequences: list[Sequence], lanes: int, rows_per_chunk: int) -> list[bytes]:
     """Code sequences of symbols.
 
     Parameters
@@ -70,13 +75,42 @@ def encode(sequences: list[Sequence], lanes: int, rows_per_chunk: int) -> list[C
 
     Returns
     -------
-    list of Chunk
-        In the order of the rows.
+    list of bytes
+        Each chunk's states and words, in the order of the rows.
     """
-    layout = Layout(tuple(s.symbols.size for s in sequences), lanes, rows_per_chunk)
-    if layout.narrow:
-        return [_encode_narrow(sequences, lanes)]
-    frequency, cumulative = _tables(sequences)
+    layout = Layout(tuple(s.length for s in sequences), lanes, rows_per_chunk)
+    if kernels.compiled():
+        return _encode_compiled(sequences, layout)
+    coded = [(s.packed(), s.frequencies) for s in sequences]
+    chunks = [_encode_narrow(coded, lanes)] if layout.narrow else _encode_wide(coded, layout)
+    return [chunk.states.astype("<u4").tobytes() + chunk.words.astype("<u2").tobytes() for chunk in chunks]
+
+
+def _encode_compiled(sequences: list[Sequence], layout: Layout) -> list[bytes]:
+    loops = kernels.compiled()
+    packings = np.array([(s.symbols.size, *s.packing) for s in sequences], np.int64)
+    tables = _tables_by_symbol([s.frequencies for s in sequences])
+    symbols = [s.symbols for s in sequences]
+
+    def chunk(k: int) -> bytes:
+        coded: bytes = loops.rans_encode(symbols, packings, tables, layout.lanes, layout.rows_per_chunk, k)
+        return coded
+
+    return kernels.each(chunk, range(layout.chunks))
+
+
+def _tables_by_symbol(tables: list[Frequencies]) -> npt.NDArray[np.uint16]:
+    """Frequencies of all sequences, shape (sequences, 256)."""
+    rows = np.zeros((len(tables), 256), np.uint16)
+    for row, frequencies in zip(rows, tables, strict=True):
+        row[: frequencies.size] = frequencies
+    return rows
+
+
+def _encode_wide(sequences: list[Coded], layout: Layout) -> list[Chunk]:
+    """A row of every chunk at a time."""
+    lanes, rows_per_chunk = layout.lanes, layout.rows_per_chunk
+    frequency, cumulative = _tables([f for _, f in sequences])
     codes = _lay_out(sequences, layout)
     states = np.full((layout.chunks, lanes), _LOWER, np.uint32)
     emitted = np.zeros((rows_per_chunk, layout.chunks, lanes), bool)
@@ -97,18 +131,18 @@ def encode(sequences: list[Sequence], lanes: int, rows_per_chunk: int) -> list[C
     return [Chunk(states[k], words[:, k][emitted[:, k]]) for k in range(layout.chunks)]
 
 
-def _tables(sequences: list[Sequence]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
+def _tables(tables: list[Frequencies]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
     """Frequencies and cumulative frequencies by code = 256 table + symbol; the last table leaves states as they are."""
-    frequency = np.ones((len(sequences) + 1, 256), np.uint32)
-    cumulative = np.zeros((len(sequences) + 1, 256), np.uint32)
-    for table, (_, f) in enumerate(sequences):
+    frequency = np.ones((len(tables) + 1, 256), np.uint32)
+    cumulative = np.zeros((len(tables) + 1, 256), np.uint32)
+    for table, f in enumerate(tables):
         frequency[table, : f.size] = f
         cumulative[table, 1 : f.size] = np.cumsum(f)[:-1]
     frequency[-1] = TOTAL
     return frequency.reshape(-1), cumulative.reshape(-1)
 
 
-def _lay_out(sequences: list[Sequence], layout: Layout) -> npt.NDArray[np.unsignedinteger[Any]]:
+def _lay_out(sequences: list[Coded], layout: Layout) -> npt.NDArray[np.unsignedinteger[Any]]:
     """Codes of all symbols, shape (chunks, rows, lanes); gaps hold a code that changes nothing."""
     nothing = 256 * len(sequences)
     dtype: type[np.unsignedinteger[Any]] = np.uint16 if nothing < 1 << 16 else np.uint32
@@ -120,13 +154,13 @@ def _lay_out(sequences: list[Sequence], layout: Layout) -> npt.NDArray[np.unsign
     return codes.reshape(layout.chunks, layout.rows_per_chunk, layout.lanes)
 
 
-def decode(chunks: list[Chunk], tables: list[Frequencies], layout: Layout) -> list[Bytes]:
+def decode(data: list[memoryview], tables: list[Frequencies], layout: Layout) -> list[Bytes]:
     """Reverse `encode`.
 
     Parameters
     ----------
-    chunks : list of Chunk
-        As many as `layout` has.
+    data : list of memoryview
+        Each chunk's states and words, as many chunks as `layout` has.
     tables : list of ndarray
         Frequencies of each sequence.
     layout : Layout
@@ -142,9 +176,37 @@ def decode(chunks: list[Chunk], tables: list[Frequencies], layout: Layout) -> li
     FrameError
         If words run out, are left over, or a state does not return to where the encoder began.
     """
-    if layout.narrow:
-        return _decode_narrow(chunks[0], tables, layout)
-    frequency, cumulative = _tables([Sequence(np.empty(0, np.uint8), f) for f in tables])
+    if kernels.compiled():
+        return _decode_compiled(data, tables, layout)
+    chunks = []
+    for chunk in data:
+        states = np.frombuffer(chunk[: 4 * layout.lanes], "<u4").astype(np.uint32)
+        chunks.append(Chunk(states, np.frombuffer(chunk[4 * layout.lanes :], "<u2")))
+    return _decode_narrow(chunks[0], tables, layout) if layout.narrow else _decode_wide(chunks, tables, layout)
+
+
+_SHORT = "The coded stream ends before its last symbol."
+_UNFINISHED = "The coded stream does not end where its symbols do."
+
+
+def _decode_compiled(data: list[memoryview], tables: list[Frequencies], layout: Layout) -> list[Bytes]:
+    loops = kernels.compiled()
+    out = [np.empty(length, np.uint8) for length in layout.lengths]
+    lengths, by_symbol = np.array(layout.lengths, np.int64), _tables_by_symbol(tables)
+
+    def chunk(k: int) -> int:
+        status: int = loops.rans_decode(data[k], lengths, by_symbol, layout.lanes, layout.rows_per_chunk, k, out)
+        return status
+
+    statuses = kernels.each(chunk, range(layout.chunks))
+    if any(statuses):
+        raise FrameError(_SHORT if 1 in statuses else _UNFINISHED)
+    return out
+
+
+def _decode_wide(chunks: list[Chunk], tables: list[Frequencies], layout: Layout) -> list[Bytes]:
+    """A row of every chunk at a time."""
+    frequency, cumulative = _tables(tables)
     # Frequency and cumulative frequency in one number: one look-up instead of two.
     both = frequency | cumulative << np.uint32(16)
     nothing = np.zeros(TOTAL, np.uint8)
@@ -172,9 +234,9 @@ def decode(chunks: list[Chunk], tables: list[Frequencies], layout: Layout) -> li
             states[empty] = (states[empty] << 16) | stream.take(position, mode="clip")
             read += taken[:, -1]
             if np.any(read > ends):
-                raise FrameError("The coded stream ends before its last symbol.")
+                raise FrameError(_SHORT)
     if np.any(read != ends) or np.any(states != _LOWER):
-        raise FrameError("The coded stream does not end where its symbols do.")
+        raise FrameError(_UNFINISHED)
     return _gather(symbols.reshape(-1), layout)
 
 
@@ -217,7 +279,7 @@ def _symbol_of_slot(frequencies: Frequencies) -> Bytes:
     return np.repeat(np.arange(frequencies.size, dtype=np.uint8), frequencies)
 
 
-def _encode_narrow(sequences: list[Sequence], lanes: int) -> Chunk:
+def _encode_narrow(sequences: list[Coded], lanes: int) -> Chunk:
     """The same stream, symbol by symbol."""
     states, words = [_LOWER_INT] * lanes, []
     for symbols, frequencies in reversed(sequences):
@@ -251,12 +313,12 @@ def _decode_narrow(chunk: Chunk, tables: list[Frequencies], layout: Layout) -> l
             state = frequency[symbol] * (state >> PRECISION) + slot - cumulative[symbol]
             if state < _LOWER_INT:
                 if read == len(words):
-                    raise FrameError("The coded stream ends before its last symbol.")
+                    raise FrameError(_SHORT)
                 state = state << 16 | words[read]
                 read += 1
             states[lane] = state
             lane = (lane + 1) % layout.lanes
         out.append(np.frombuffer(symbols, np.uint8))
     if read != len(words) or any(state != _LOWER_INT for state in states):
-        raise FrameError("The coded stream does not end where its symbols do.")
+        raise FrameError(_UNFINISHED)
     return out

@@ -7,12 +7,14 @@ low bits as they are. So the cost in time follows the number of levels that are 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from flwr_co3.compress.frequencies import cost_bits, geometric
+from flwr_co3 import kernels
+from flwr_co3.compress.frequencies import cost_of, geometric
+from flwr_co3.compress.packing import unpack
 from flwr_co3.compress.tables import Table, cheapest, counted, read_counted
 from flwr_co3.errors import FrameError
 from flwr_co3.wire import Reader
@@ -29,57 +31,129 @@ _BLOCK = 1 << 14  # sums of so many gaps stay within 64 bits, whatever the gaps 
 
 
 class Gaps(NamedTuple):
-    """Positions of what is not zero, in the form that is coded."""
+    """What is coded of symbols most of which are level 0."""
 
     tokens: Bytes  # shape (t,)
-    low: Integers  # shape (k,), below 2^shift
+    low: bytes  # low bits as bit planes, the lowest plane first, each filled to whole bytes
     shift: int
+    levels: Bytes  # shape (k,): levels -m .. -1 as 0 .. m-1, and 1 .. m as m .. 2m-1
 
 
-def gaps_of(positions: Integers) -> Gaps:
-    """Turn rising positions (at least one) into gaps."""
+class PackedGaps(NamedTuple):
+    """The same, as it was decoded."""
+
+    tokens: Bytes
+    low: memoryview
+    shift: int
+    packed: Bytes  # levels, `factor` of them in one
+    factor: int
+    alphabet: int
+    nonzero: int  # number of levels
+
+
+def symbols_of(zero: int, reach: int) -> Bytes:
+    """The symbol of each level that is not 0."""
+    return np.delete(np.arange(zero - reach, zero + reach + 1), reach).astype(np.uint8)
+
+
+def nonzero(symbols: Bytes, zero: int, reach: int) -> tuple[Integers, Bytes]:
+    """Positions of what is not level 0, and the levels there."""
+    positions = np.flatnonzero(symbols != zero)
+    levels = symbols[positions].astype(np.int16) - zero
+    return positions, (levels + reach - (levels > 0)).astype(np.uint8)
+
+
+def gaps_of(symbols: Bytes, zero: int, reach: int, count: int) -> Gaps:
+    """Find the gaps between `count` levels that are not 0, at least one."""
+    zeros = _zeros_before_last(symbols, zero) - (count - 1)
+    shift = max((zeros // (_MEAN_TOKEN * count)).bit_length() - 1, 0)
+    if loops := kernels.compiled():
+        tokens, low, levels = loops.gaps(symbols, zero, reach, count, shift)
+        return Gaps(np.frombuffer(tokens, np.uint8), low, shift, np.frombuffer(levels, np.uint8))
+    positions, values = nonzero(symbols, zero, reach)
     gaps = np.diff(positions, prepend=-1) - 1
-    shift = max(int(np.mean(gaps) / _MEAN_TOKEN).bit_length() - 1, 0)
-    coarse = gaps >> shift
-    escapes, last = np.divmod(coarse, ESCAPE)
+    escapes, last = np.divmod(gaps >> shift, ESCAPE)
     tokens = np.full(int(escapes.sum()) + gaps.size, ESCAPE, np.uint8)
     tokens[np.cumsum(escapes + 1) - 1] = last
-    return Gaps(tokens, gaps & ((1 << shift) - 1), shift)
+    return Gaps(tokens, _write_low(gaps, shift), shift, values)
 
 
-def positions_of(gaps: Gaps, entries: int) -> Iterator[Integers]:
-    """Reverse `gaps_of`, in blocks: all positions at once would take many times the tensor's memory.
+def _zeros_before_last(symbols: Bytes, zero: int) -> int:
+    """Position of the last level that is not 0."""
+    for stop in range(symbols.size, 0, -_BLOCK):
+        start = max(stop - _BLOCK, 0)
+        found = np.flatnonzero(symbols[start:stop] != zero)
+        if found.size:
+            return start + int(found[-1])
+    raise ValueError("There is no level but 0.")
 
-    Raises
-    ------
-    FrameError
-        If the gaps don't end with a level, or reach beyond `entries`.
+
+def walk(
+    gaps: PackedGaps,
+    entries: int,
+    values: npt.NDArray[Any] | None = None,
+    out: npt.NDArray[Any] | None = None,
+    *,
+    add: bool = False,
+) -> None:
+    """Go from level to level, and check that they lie within so many entries.
+
+    With `values`, one for each level, write them to their places in `out`, or add them there. uint8 values are only
+    written. Raises FrameError if the gaps don't end with a level, or reach beyond `entries`.
     """
+    loops = kernels.compiled()
+    if loops is not None and (values is None or values.dtype in (np.uint8, np.float32)):
+        mode = _CHECK if values is None else _SYMBOLS if values.dtype == np.uint8 else _ADD if add else _ASSIGN
+        sound = loops.place(
+            *(gaps.tokens, gaps.low, gaps.shift, gaps.packed, gaps.factor, gaps.alphabet, gaps.nonzero, entries, mode),
+            *(b"" if values is None else values, bytearray() if out is None else out),
+        )
+        if not sound:
+            raise FrameError(_MISFIT)
+        return
+    levels = unpack(gaps.packed, gaps.alphabet, gaps.factor, gaps.nonzero)
+    start = 0
+    for positions in _positions_of(gaps, entries):
+        if values is not None and out is not None:
+            new = values[levels[start : start + positions.size]]
+            out[positions] = out[positions] + new if add else new
+        start += positions.size
+
+
+_CHECK, _SYMBOLS, _ASSIGN, _ADD = range(4)  # of `_kernels.place`
+_MISFIT = "The gaps of a sparse tensor reach beyond its end, or don't match its number of levels."
+
+
+def _positions_of(gaps: PackedGaps, entries: int) -> Iterator[Integers]:
+    """Positions of levels, in blocks: all positions at once would take many times the tensor's memory."""
+    low = _read_low(gaps.low, gaps.nonzero, gaps.shift)
     levels = position = 0
     for start in range(0, gaps.tokens.size, _BLOCK):
         tokens = gaps.tokens[start : start + _BLOCK]
         ends = np.flatnonzero(tokens != ESCAPE)
-        low = gaps.low[levels : levels + ends.size]
+        lows = low[levels : levels + ends.size]
         levels += ends.size
-        if levels > gaps.low.size:
+        if levels > gaps.nonzero:
             break
         zeros = np.cumsum(tokens.astype(np.int64) << gaps.shift)
-        positions = position + zeros[ends] + np.cumsum(low) + np.arange(ends.size)
-        position += int(zeros[-1]) + int(low.sum()) + ends.size
+        positions = position + zeros[ends] + np.cumsum(lows) + np.arange(ends.size)
+        position += int(zeros[-1]) + int(lows.sum()) + ends.size
         if position > entries:
-            raise FrameError("The gaps of a sparse tensor reach beyond its end.")
+            raise FrameError(_MISFIT)
         yield positions
-    if levels != gaps.low.size or gaps.tokens[-1] == ESCAPE:
-        raise FrameError("The gaps of a sparse tensor don't match its number of levels.")
+    if levels != gaps.nonzero or gaps.tokens[-1] == ESCAPE:
+        raise FrameError(_MISFIT)
 
 
 def token_table(gaps: Gaps) -> Table:
     """Cheapest table for the tokens, its header with the shift: geometric, or counted."""
     counts = np.bincount(gaps.tokens, minlength=TOKENS)
-    mean = float(np.dot(np.arange(TOKENS), counts)) / gaps.tokens.size
-    ratio = min(max(round(256 * mean / (1 + mean)), 1), 255)
+    total = int(np.dot(np.arange(TOKENS), counts))
+    ratio = min(max(round(256 * total / (gaps.tokens.size + total)), 1), 255)
     frequencies = geometric(ratio, TOKENS)
-    fitted = Table(bytes([gaps.shift, ratio]), frequencies, cost_bits(counts, frequencies))
+    cost = cost_of(counts, frequencies)
+    assert cost is not None, "every token has a frequency"
+    fitted = Table(bytes([gaps.shift, ratio]), frequencies, cost)
     free = counted(counts, mirrored=False)
     return cheapest([fitted, free._replace(header=bytes([gaps.shift | _COUNTED]) + free.header)])
 
@@ -95,19 +169,17 @@ def read_token_table(reader: Reader) -> tuple[int, Integers]:
     return shift, geometric(reader.u8(), TOKENS)
 
 
-def write_low(gaps: Gaps) -> bytes:
-    """Low bits as bit planes, the lowest plane first, each filled to whole bytes."""
-    planes = [np.packbits((gaps.low >> bit & 1).astype(np.uint8)) for bit in range(gaps.shift)]
-    return b"".join(plane.tobytes() for plane in planes)
+def _write_low(gaps: Integers, shift: int) -> bytes:
+    return b"".join(np.packbits((gaps >> bit & 1).astype(np.uint8)).tobytes() for bit in range(shift))
 
 
 def low_size(levels: int, shift: int) -> int:
-    """Bytes that `write_low` makes."""
+    """Bytes of the low bits."""
     return shift * -(-levels // 8)
 
 
-def read_low(data: memoryview, levels: int, shift: int) -> Integers:
-    """Reverse `write_low`."""
+def _read_low(data: memoryview, levels: int, shift: int) -> Integers:
+    """Reverse `_write_low`."""
     if not shift:
         return np.broadcast_to(np.int64(0), levels)
     planes = np.frombuffer(data, np.uint8).reshape(shift, -(-levels // 8))

@@ -8,8 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from flwr_co3.compress import huffman, rans
-from flwr_co3.compress.frequencies import TOTAL, Frequencies, Sequence
+from flwr_co3.compress.frequencies import COST_BITS, TOTAL, Frequencies
 from flwr_co3.compress.group import Model, Plan
+from flwr_co3.compress.levels import Levels
+from flwr_co3.compress.packing import Sequence
 from flwr_co3.errors import FrameError
 from flwr_co3.wire import Reader, Writer
 
@@ -30,7 +32,7 @@ _MAX_ROWS = 1 << 17
 _MAX_PER_SEGMENT = 1 << 14
 
 
-def write(plans: list[Plan], coder: str) -> bytes:
+def write(plans: list[Plan], coder: str) -> list[bytes]:
     """Code the symbols of groups.
 
     Parameters
@@ -42,20 +44,18 @@ def write(plans: list[Plan], coder: str) -> bytes:
 
     Returns
     -------
-    bytes
-        Empty where all is level 0.
+    list of bytes
+        What follows one after the other; nothing where all is level 0.
     """
     sequences = [sequence for p in plans for sequence in p.sequences if not _is_certain(sequence.frequencies)]
-    out = Writer()
+    coded: list[bytes] = []
     if sequences:
-        size = sum(p.bits for p in plans) / 8
-        (_write_rans if coder == "rans" else _write_huffman)(out, sequences, size)
-    for p in plans:
-        out += p.raw
-    return bytes(out)
+        size = sum(p.cost for p in plans) >> (3 + COST_BITS)
+        coded = (_write_rans if coder == "rans" else _write_huffman)(sequences, size)
+    return [part for part in (*coded, *(p.raw for p in plans)) if part]
 
 
-def read(section: memoryview, models: list[Model], coder: str) -> list[Bytes]:
+def read(section: memoryview, models: list[Model], coder: str) -> list[Levels]:
     """Decode the symbols of groups.
 
     Parameters
@@ -69,8 +69,8 @@ def read(section: memoryview, models: list[Model], coder: str) -> list[Bytes]:
 
     Returns
     -------
-    list of ndarray of uint8
-        The symbols of each group, level 0 where its format has it.
+    list of Levels
+        What was sent of each group.
 
     Raises
     ------
@@ -94,7 +94,7 @@ def read(section: memoryview, models: list[Model], coder: str) -> list[Bytes]:
             np.full(length, np.argmax(table), np.uint8) if _is_certain(table) else next(decoded)
             for length, table in zip(model.lengths, model.tables, strict=True)
         ]
-        out.append(model.symbols(parts, reader.take(model.raw_size)))
+        out.append(model.levels(parts, reader.take(model.raw_size)))
     reader.finish()
     return out
 
@@ -104,20 +104,19 @@ def _is_certain(table: Frequencies) -> bool:
     return int(table.max()) == TOTAL
 
 
-def _write_rans(out: Writer, sequences: list[Sequence], size: float) -> None:
-    symbols = sum(s.symbols.size for s in sequences)
+def _write_rans(sequences: list[Sequence], size: int) -> list[bytes]:
+    symbols = sum(s.length for s in sequences)
     chunk_count = max(1, round(min(size / _CHUNK_BYTES, symbols / _CHUNK_SYMBOLS)))
     lanes = max(size / _BYTES_PER_LANE, symbols / _SYMBOLS_PER_LANE) / chunk_count
     lanes_log2 = max(0, min(int(lanes), _MAX_LANES).bit_length() - 1)
-    rows = sum(-(-s.symbols.size // (1 << lanes_log2)) for s in sequences)
+    rows = sum(-(-s.length // (1 << lanes_log2)) for s in sequences)
     rows_per_chunk = min(-(-rows // chunk_count), _MAX_ROWS)
     chunks = rans.encode(sequences, 1 << lanes_log2, rows_per_chunk)
-    out.u8(lanes_log2)
-    out.varint(rows_per_chunk)
+    head = Writer([lanes_log2])
+    head.varint(rows_per_chunk)
     for chunk in chunks:
-        out.varint(chunk.words.size)
-    for chunk in chunks:
-        out += chunk.states.astype("<u4").tobytes() + chunk.words.astype("<u2").tobytes()
+        head.varint((len(chunk) - (4 << lanes_log2)) // 2)
+    return [bytes(head), *chunks]
 
 
 def _read_rans(reader: Reader, lengths: list[int], tables: list[Frequencies]) -> list[Bytes]:
@@ -132,23 +131,21 @@ def _read_rans(reader: Reader, lengths: list[int], tables: list[Frequencies]) ->
     if layout.chunks * (4 * layout.lanes + 1) > reader.left:
         raise FrameError(f"The coded section is too short for its {layout.chunks} chunks.")
     words = [reader.varint(reader.left // 2) for _ in range(layout.chunks)]
-    chunks = []
-    for count in words:
-        states = np.frombuffer(reader.take(4 * layout.lanes), "<u4")
-        chunks.append(rans.Chunk(states.astype(np.uint32), np.frombuffer(reader.take(2 * count), "<u2")))
+    chunks = [reader.take(4 * layout.lanes + 2 * count) for count in words]
     return rans.decode(chunks, tables, layout)
 
 
-def _write_huffman(out: Writer, sequences: list[Sequence], size: float) -> None:
+def _write_huffman(sequences: list[Sequence], size: int) -> list[bytes]:
     symbols = sum(s.symbols.size for s in sequences)
-    size = max(size, symbols / 8)  # no code word is shorter than a bit
-    per_segment = max(1, round(symbols * min(_SEGMENT_BYTES / size, 1)))
-    segments = [segment for s in sequences for segment in huffman.encode(s, per_segment)]
-    out.varint(per_segment)
-    for segment in segments:
-        out.varint(segment.size)
-    for segment in segments:
-        out += segment.tobytes()
+    least = max(size, symbols / 8)  # no code word is shorter than a bit
+    per_segment = max(1, round(symbols * min(_SEGMENT_BYTES / least, 1)))
+    coded = [huffman.encode(s, per_segment) for s in sequences]
+    head = Writer()
+    head.varint(per_segment)
+    for _, sizes in coded:
+        for segment_size in sizes:
+            head.varint(segment_size)
+    return [bytes(head), *(segments for segments, _ in coded)]
 
 
 def _read_huffman(reader: Reader, lengths: list[int], tables: list[Frequencies]) -> list[Bytes]:
@@ -159,5 +156,4 @@ def _read_huffman(reader: Reader, lengths: list[int], tables: list[Frequencies])
     if count > reader.left:
         raise FrameError(f"The coded section is too short for its {count} segments.")
     sizes = [reader.varint(reader.left) for _ in range(count)]
-    segments = [np.frombuffer(reader.take(size), np.uint8) for size in sizes]
-    return huffman.decode(segments, tables, lengths, per_segment)
+    return huffman.decode(reader.take(sum(sizes)), sizes, tables, lengths, per_segment)

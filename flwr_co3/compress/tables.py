@@ -8,21 +8,36 @@ is cheapest with the symbols it has to code. A mirrored table has equal frequenc
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Iterable
-from typing import NamedTuple
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from flwr_co3.compress.frequencies import PRECISION, TOTAL, Frequencies, cost_bits, gennorm_weights, normalize
+from flwr_co3 import kernels
+from flwr_co3.compress.frequencies import (
+    PRECISION,
+    TOTAL,
+    Frequencies,
+    cost_of,
+    cost_of_bytes,
+    gennorm_weights,
+    log2_table,
+    normalize,
+)
 from flwr_co3.errors import FrameError
-from flwr_co3.gennorm import SHAPE_RANGE
-from flwr_co3.wire import BitReader, Reader, Writer, write_bits
+from flwr_co3.gennorm import SHAPE_RANGE, log_moment_ratio
+from flwr_co3.moments import Measured
+from flwr_co3.wire import BitReader, Reader, write_bits
 
 Counts = npt.NDArray[np.int64]
 
 _PRECISIONS = (5, 6, 7, 8, 9, 10, 12)
 _MIRRORED = 0x80
+_LEAST_PEAK = 1e-100  # in units of the levels: what is below tells nothing
+_FLOAT64 = struct.Struct("<d")
 _SMALLEST_CODE, _LARGEST_CODE = 1 << 5, 0xFFDF  # exponent fields 1 and 2046 of float64
 
 
@@ -31,16 +46,16 @@ class Table(NamedTuple):
 
     header: bytes
     frequencies: Frequencies
-    bits: float  # of the coded symbols, without the header
+    cost: int  # of the coded symbols, without the header, in units of 2^-16 bits
 
     @property
-    def size(self) -> float:
-        """Bytes in all."""
-        return len(self.header) + self.bits / 8
+    def size(self) -> int:
+        """Cost in all."""
+        return cost_of_bytes(len(self.header)) + self.cost
 
 
 def cheapest(tables: Iterable[Table]) -> Table:
-    """The table with the fewest bytes, header and symbols together; the first of equals."""
+    """The table with the least cost, header and symbols together; the first of equals."""
     return min(tables, key=lambda table: table.size)
 
 
@@ -58,6 +73,9 @@ def counted(counts: Counts, mirrored: bool = True) -> Table:
     mirrored : bool (default: True)
         Whether symbols come in pairs of equal magnitude, so that a mirrored table may pay.
     """
+    if loops := kernels.compiled():
+        header, frequencies, cost = loops.counted_table(np.ascontiguousarray(counts), mirrored, log2_table())
+        return Table(header, np.frombuffer(frequencies, np.int64), cost)
     candidates = [_counted(counts, precision) for precision in (*_PRECISIONS, PRECISION)]
     if mirrored:
         # A pair shares its frequency, which must be even after scaling to 2^14: one bit less of precision.
@@ -69,9 +87,8 @@ def _counted(counts: Counts, precision: int) -> Table | None:
     if np.count_nonzero(counts) > 1 << precision:
         return None
     values = normalize(counts, 1 << precision)
-    frequencies = values << (PRECISION - precision)
     header = bytes([precision]) + _write_values(values[_centre_out(values.size)], precision)
-    return Table(header, frequencies, cost_bits(counts, frequencies))
+    return _table(header, values << (PRECISION - precision), counts)
 
 
 def _mirrored(counts: Counts, precision: int) -> Table | None:
@@ -79,9 +96,13 @@ def _mirrored(counts: Counts, precision: int) -> Table | None:
     if np.count_nonzero(pairs) > 1 << precision:
         return None
     values = normalize(pairs, 1 << precision)
-    frequencies = _unfold(values, counts.size, precision)
     header = bytes([precision | _MIRRORED]) + _write_values(values, precision)
-    return Table(header, frequencies, cost_bits(counts, frequencies))
+    return _table(header, _unfold(values, counts.size, precision), counts)
+
+
+def _table(header: bytes, frequencies: Frequencies, counts: Counts) -> Table | None:
+    cost = cost_of(counts, frequencies)
+    return None if cost is None else Table(header, frequencies, cost)
 
 
 def read_counted(reader: Reader, alphabet: int) -> Frequencies:
@@ -147,7 +168,29 @@ def _unfold(values: Counts, size: int, precision: int) -> Frequencies:
 # -- fitted -----------------------------------------------------------------------------------------------------------
 
 
-def fitted(counts: Counts, edges: npt.NDArray[np.float64], shape: float, width: float) -> Table:
+class Fit(NamedTuple):
+    """A fit as it is sent."""
+
+    shape: int  # one byte, of `encode_shape`
+    width: int  # two bytes, of `encode_positive`; in units of the levels
+
+    @classmethod
+    def of(cls, shape: float, width: float) -> Fit:
+        """Round a fit to what is sent."""
+        return cls(encode_shape(shape), encode_positive(width))
+
+    @property
+    def values(self) -> tuple[float, float]:
+        """Shape and width, as they are received."""
+        return decode_shape(self.shape), decode_positive(self.width)
+
+    @property
+    def header(self) -> bytes:
+        """The bytes that are sent."""
+        return bytes([self.shape, self.width & 0xFF, self.width >> 8])
+
+
+def fitted(counts: Counts, edges: npt.NDArray[np.float64], fit: Fit) -> Table:
     """Table of the levels of generalised normal values.
 
     Parameters
@@ -156,54 +199,91 @@ def fitted(counts: Counts, edges: npt.NDArray[np.float64], shape: float, width: 
         How often each level occurs.
     edges : ndarray of float64, shape (m,)
         Where the cells of the magnitudes meet.
-    shape, width : float
-        The fit, the width in units of `edges`.
+    fit : Fit
+        The fit of all values.
     """
-    header, weights = _fit_header(edges, shape, width)
-    frequencies = normalize(weights)
-    return Table(bytes(header), frequencies, cost_bits(counts, frequencies))
+    frequencies = _fitted_frequencies(fit, edges, 0)
+    return Table(fit.header, frequencies, _finite_cost(counts, frequencies))
 
 
-def fitted_zero_share(counts: Counts, edges: npt.NDArray[np.float64], shape: float, width: float) -> Table:
+def fitted_zero_share(counts: Counts, edges: npt.NDArray[np.float64], fit: Fit) -> Table:
     """`fitted`, with the share of level 0 sent besides.
 
-    Two bytes that pay where dead units leave more zeros than the fit expects. `shape` and `width` are the fit of the
-    values that are not 0; level 0 and at least one other occur.
+    Two bytes that pay where dead units leave more zeros than the fit expects. `fit` is that of the values that are not
+    0; level 0 and at least one other occur.
     """
-    header, weights = _fit_header(edges, shape, width)
-    middle = edges.size
-    share = round(TOTAL * int(counts[middle]) / int(counts.sum()))
-    share = min(max(share, 1), TOTAL - 2 * middle)
-    header.u16(share)
-    frequencies = _with_zero_share(weights, share)
-    return Table(bytes(header), frequencies, cost_bits(counts, frequencies))
+    share = zero_share(counts)
+    frequencies = _fitted_frequencies(fit, edges, share)
+    return Table(fit.header + share.to_bytes(2, "little"), frequencies, _finite_cost(counts, frequencies))
 
 
-def _fit_header(edges: npt.NDArray[np.float64], shape: float, width: float) -> tuple[Writer, Counts]:
-    header = Writer([encode_shape(shape)])
-    header.u16(encode_positive(width))
-    return header, gennorm_weights(decode_shape(header[0]), decode_positive(encode_positive(width)), edges)
+def zero_share(counts: Counts) -> int:
+    """Frequency of level 0, the middle one, which leaves room for all others."""
+    middle, total = counts.size // 2, int(counts.sum())
+    share = (2 * TOTAL * int(counts[middle]) + total) // (2 * total)
+    return min(max(share, 1), TOTAL - 2 * middle)
+
+
+def _finite_cost(counts: Counts, frequencies: Frequencies) -> int:
+    cost = cost_of(counts, frequencies)
+    assert cost is not None, "a fitted table gives every level a frequency"
+    return cost
+
+
+def _fitted_frequencies(fit: Fit, edges: npt.NDArray[np.float64], share: int) -> Frequencies:
+    """Frequencies of a fitted table; with a share, level 0 has that."""
+    if loops := kernels.compiled():
+        return np.frombuffer(loops.fitted_frequencies(*fit.values, edges, share), np.int64)
+    weights = gennorm_weights(*fit.values, edges)
+    if not share:
+        return normalize(weights)
+    middle = weights.size // 2
+    weights[middle] = 0
+    frequencies = normalize(weights, TOTAL - share)
+    frequencies[middle] = share
+    return frequencies
 
 
 def read_fitted(reader: Reader, edges: npt.NDArray[np.float64], zero_share: bool) -> Frequencies:
     """Rebuild a fitted table."""
-    shape_code, width_code = reader.u8(), reader.u16()
-    weights = gennorm_weights(decode_shape(shape_code), decode_positive(width_code), edges)
-    if not zero_share:
-        return normalize(weights)
-    share = reader.u16()
-    if not 1 <= share <= TOTAL - 2 * edges.size:
+    fit = Fit(reader.u8(), reader.u16())
+    fit.values  # noqa: B018 (refuses what is no width)
+    share = reader.u16() if zero_share else 0
+    if zero_share and not 1 <= share <= TOTAL - 2 * edges.size:
         raise FrameError(f"A fitted table gives level 0 a frequency of {share} in {TOTAL}.")
-    return _with_zero_share(weights, share)
+    return _fitted_frequencies(fit, edges, share)
 
 
-def _with_zero_share(weights: Counts, share: int) -> Frequencies:
-    middle = weights.size // 2
-    others = weights.copy()
-    others[middle] = 0
-    frequencies = normalize(others, TOTAL - share)
-    frequencies[middle] = share
-    return frequencies
+def fits_of(moments: Measured) -> list[Fit]:
+    """Fit tensors, by their moments, as it is sent; those that are all 0, or next to it, get any fit."""
+    usable = (moments.nonzero > 0) & (moments.peak > _LEAST_PEAK)
+    codes = shape_codes(moments)
+    widths = encode_positives(np.where(usable, moments.mean_abs * unit_widths()[codes] * moments.peak, 1.0))
+    return [
+        Fit(*codes) for codes in zip(np.where(usable, codes, encode_shape(1.0)).tolist(), widths.tolist(), strict=True)
+    ]
+
+
+def shape_codes(moments: Measured) -> npt.NDArray[np.int64]:
+    """Code of the shape at which ``E x^2 / (E|x|)^2`` is that of each tensor."""
+    lowest, bounds = _shape_bounds()
+    square = np.maximum(moments.mean_abs, _LEAST_PEAK) ** 2
+    codes: Counts = np.searchsorted(bounds, -np.log(np.maximum(moments.mean_square / square, 1.0)), side="right")
+    return codes + lowest
+
+
+@cache
+def _shape_bounds() -> tuple[int, npt.NDArray[np.float64]]:
+    """The least code, and where each code ends: minus the logarithm of the ratio, which falls with the shape."""
+    codes = range(encode_shape(SHAPE_RANGE[0]), encode_shape(SHAPE_RANGE[1]))
+    return codes.start, np.array([-log_moment_ratio(((code + 1.5) / 128) ** 2) for code in codes])
+
+
+@cache
+def unit_widths() -> npt.NDArray[np.float64]:
+    """Width over mean magnitude, ``Gamma(1/b) / Gamma(2/b)`` at shape b, for each of the 256 codes of a shape."""
+    shapes = map(decode_shape, range(256))
+    return np.array([math.exp(math.lgamma(1 / shape) - math.lgamma(2 / shape)) for shape in shapes])
 
 
 def encode_shape(shape: float) -> int:
@@ -217,17 +297,32 @@ def decode_shape(code: int) -> float:
     return max((code + 1) ** 2 / 16384, SHAPE_RANGE[0])
 
 
-def encode_positive(value: float) -> int:
-    """Positive number as 16 bits: the 11 exponent and 5 highest mantissa bits of its float64, rounded.
+def encode_positives(values: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Positive numbers as 16 bits: the 11 exponent and 5 highest mantissa bits of their float64, rounded.
 
     Numbers beyond the ends of the range become its ends, 2^-1022 and 1.97 * 2^1023.
     """
-    bits = int(np.float64(value).view(np.uint64))
-    return min(max((bits + (1 << 46)) >> 47, _SMALLEST_CODE), _LARGEST_CODE)
+    bits = np.asarray(values, np.float64).view(np.int64)
+    codes: Counts = np.clip((bits + (1 << 46)) >> 47, _SMALLEST_CODE, _LARGEST_CODE)
+    return codes
+
+
+def encode_positive(value: float) -> int:
+    """Code of one number; see `encode_positives`."""
+    return int(encode_positives(value))
+
+
+def decode_positives(codes: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float64]:
+    """Numbers of 16-bit codes; exact, so the same everywhere."""
+    wrong = codes[(codes < _SMALLEST_CODE) | (codes > _LARGEST_CODE)]
+    if wrong.size:
+        raise FrameError(f"The 16-bit number {wrong[0]:#06x} is no scale or width: it must be normal and finite.")
+    return (codes.astype(np.int64) << 47).view(np.float64)
 
 
 def decode_positive(code: int) -> float:
-    """Number of a 16-bit code; exact, so the same everywhere."""
+    """Number of one code; see `decode_positives`."""
     if not _SMALLEST_CODE <= code <= _LARGEST_CODE:
-        raise FrameError(f"The 16-bit number {code:#06x} is no scale or width: it must be normal and finite.")
-    return float(np.uint64(code << 47).view(np.float64))
+        decode_positives(np.array([code]))  # says what is wrong
+    (value,) = _FLOAT64.unpack((code << 47).to_bytes(8, "little"))
+    return float(value)

@@ -1,7 +1,7 @@
 """Convert: arrays to level indices and back."""
 
-from flwr_co3.convert.conversion import Converted, convert
+from flwr_co3.convert.conversion import Converted, convert, keep, magnitude_values
 from flwr_co3.convert.float_format import FloatFormat
 from flwr_co3.convert.optimal_scale import distortion, optimal_scale
 
-__all__ = ["Converted", "FloatFormat", "convert", "distortion", "optimal_scale"]
+__all__ = ["Converted", "FloatFormat", "convert", "distortion", "keep", "magnitude_values", "optimal_scale"]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flwr_co3.gennorm import BLOCK
+from flwr_co3.moments import BLOCK
 
 Symbols = npt.NDArray[np.unsignedinteger[Any]]
 Float32s = npt.NDArray[np.float32]
@@ -192,7 +192,7 @@ class FloatFormat:
         magnitude = np.abs(y)
         # With more random bits than are dropped, a level plus the nudge could round up to the next level.
         below = 1 << dropped
-        nudge = np.int32(below >> 1) if rng is None else rng.integers(below, size=y.shape, dtype=np.int32)
+        nudge = np.int32(below >> 1) if rng is None else self.draws(rng, y.size)
         normal = np.maximum(magnitude, smallest_normal).view(np.int32)
         normal += nudge
         normal >>= dropped
@@ -208,6 +208,10 @@ class FloatFormat:
         index -= sign
         index += self.zero
         return index
+
+    def draws(self, rng: np.random.Generator, entries: int) -> npt.NDArray[np.int32]:
+        """Draw what stochastic rounding adds to each value before it cuts off, in units of the least bit kept."""
+        return rng.integers(1 << (23 - self.mantissa), size=entries, dtype=np.int32)
 
     def dequantize(self, symbols: npt.NDArray[np.integer[Any]], scale: float) -> Float32s:
         """Turn symbols back into values.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
-from functools import lru_cache
+from functools import cache, lru_cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -77,7 +79,24 @@ def optimal_scale(fmt: FloatFormat, model: GenNorm) -> float:
 
 @lru_cache(maxsize=4096)
 def _unit_optimal_scale(fmt: FloatFormat, shape: float) -> float:
-    """Optimal scale for a model of scale 1."""
+    """Optimal scale for a model of scale 1: looked up where it is stored, else computed."""
+    stored = _stored_scales().get(fmt, {}).get(shape)
+    return compute_unit_optimal_scale(fmt, shape) if stored is None else stored
+
+
+@cache
+def _stored_scales() -> dict[FloatFormat, dict[float, float]]:
+    """Optimal scales by format and shape, for the named formats and the shapes that a frame can name.
+
+    A process that encodes one update, as Flower's often do, would spend most of its time on computing them.
+    """
+    table = json.loads(Path(__file__).with_name("optimal_scales.json").read_text(encoding="ascii"))
+    shapes = table.pop("shapes")
+    return {FloatFormat(name): dict(zip(shapes, scales, strict=True)) for name, scales in table.items()}
+
+
+def compute_unit_optimal_scale(fmt: FloatFormat, shape: float) -> float:
+    """Compute what `optimal_scale` returns for a model of scale 1."""
     model = GenNorm(shape, 1.0)
     # From the smallest level at eight standard deviations to the largest one at half of one.
     top = math.log2(fmt.magnitudes[-1] / (0.5 * model.std))

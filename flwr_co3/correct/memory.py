@@ -60,10 +60,13 @@ class ErrorMemory:
                     f"{self._stored_dtype}."
                 )
             self._stored[name] = error
+        # Arrays that nobody else has, so that they may be written to.
+        self._own: set[str] = set()
 
     @property
     def state(self) -> dict[str, Array]:
         """The stored errors by tensor name: what a store keeps. Shapes are the tensors'."""
+        self._own.clear()
         return dict(self._stored)
 
     @property
@@ -85,17 +88,43 @@ class ErrorMemory:
             The update with its memory, tensor by tensor in at least float32. Tensors without a memory are the same
             objects as given. If a tensor's shape is not that of its memory, this memory is dropped with a warning.
         """
-        for name in [n for n in self._stored if n in update and self._stored[n].shape != np.shape(update[n])]:
-            warnings.warn(
-                f"The memory of tensor {name!r} has shape {self._stored[name].shape}, but the tensor has shape "
-                f"{np.shape(update[name])} now: its memory is dropped.",
-                stacklevel=2,
-            )
-            del self._stored[name]
+        self._drop_misfits(update)
         return {
             name: self._add(tensor, name) if self.decay and name in self._stored else tensor
             for name, tensor in update.items()
         }
+
+    def addend(self, name: str, tensor: Array) -> Array | None:
+        """Return the stored error of a tensor if the sum can be formed in one pass with what follows, else None.
+
+        That is where both are float32 and contiguous: ``tensor + decay * addend`` is what `compensate` returns.
+        """
+        error = self._stored.get(name) if self.decay else None
+        if error is None or not error.dtype == tensor.dtype == np.float32 or error.shape != tensor.shape:
+            return None
+        return error if error.flags.c_contiguous and error.flags.aligned else None
+
+    def place(self, name: str, tensor: Array) -> Array:
+        """Return where the next error of a tensor may be written: the old one's place, unless others have that."""
+        old, dtype = self._stored.get(name), np.promote_types(tensor.dtype, np.float32)
+        if name in self._own and old is not None and (old.dtype, old.shape) == (dtype, tensor.shape):
+            return old
+        return np.empty(tensor.shape, dtype)
+
+    def replace(self, errors: Mapping[str, Array]) -> None:
+        """Store these errors, and forget all others. The arrays belong to the memory from now on."""
+        if self.decay:
+            self._stored = {name: self._store(error) for name, error in errors.items()}
+            self._own = set(errors)
+
+    def _drop_misfits(self, update: Mapping[str, Array]) -> None:
+        for name in [n for n in self._stored if n in update and self._stored[n].shape != np.shape(update[n])]:
+            warnings.warn(
+                f"The memory of tensor {name!r} has shape {self._stored[name].shape}, but the tensor has shape "
+                f"{np.shape(update[name])} now: its memory is dropped.",
+                stacklevel=3,
+            )
+            del self._stored[name]
 
     def keep(self, v: Mapping[str, Array], sent: Mapping[str, Array]) -> None:
         """Store what `v` had and `sent` has not, for all tensors of `sent`; forget all others.
@@ -107,9 +136,7 @@ class ErrorMemory:
         sent : mapping of str to ndarray
             What the receiver will decode, with the shapes of `v`.
         """
-        if not self.decay:
-            return
-        self._stored = {name: self._store(_difference(v[name], values)) for name, values in sent.items()}
+        self.replace({name: _difference(v[name], values) for name, values in sent.items()})
 
     def put_back(self, sent: Mapping[str, Array]) -> None:
         """Take back what was sent and did not arrive: ``e = e + sent``, which is all of ``v``.
@@ -151,6 +178,8 @@ class ErrorMemory:
         return (stored.astype(np.uint32) << 16).view(np.float32)
 
     def _store(self, error: Array) -> Array:
+        if error.dtype == self._stored_dtype == np.float32:
+            return error
         limit = _BFLOAT16_MAX if self.dtype == "bfloat16" else float(np.finfo(self._stored_dtype).max)
         error = np.asarray(np.clip(error, -limit, limit))  # an error that is too large is kept as far as the dtype goes
         if self.dtype != "bfloat16":

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from flwr_co3.compress.frequencies import TOTAL, cost_bits, gennorm_weights, geometric, normalize
+from flwr_co3.compress.frequencies import COST_BITS, TOTAL, cost_of, gennorm_weights, geometric, log2_table, normalize
 from flwr_co3.compress.packing import pack_factor, packed_frequencies
 from flwr_co3.compress.tables import decode_positive, decode_shape
 from flwr_co3.convert import FloatFormat
@@ -87,11 +87,10 @@ def inexact_calls(source: str) -> set[str]:
 def test_nothing_inexact_makes_frequencies() -> None:
     """By construction: the modules that turn a header's integers into frequencies call nothing inexact to do so."""
     encoder_only = {
-        "cost_bits: math.log2",  # what a choice would cost
-        "cost_bits: np.log2",
-        "_packed_size: np.log2",
-        "token_table: np.dot",
-        "gaps_of: np.mean",
+        "token_table: np.dot",  # of integers
+        "shape_codes: np.log",  # a fit, before it is rounded to what is sent
+        "unit_widths: math.exp",
+        "unit_widths: math.lgamma",
     }
     for module in ["arithmetic.py", *(f"compress/{path.name}" for path in (PACKAGE / "compress").glob("*.py"))]:
         source = (PACKAGE / module).read_text(encoding="utf-8")
@@ -133,9 +132,19 @@ def test_normalised_weights(weights: list[int], log_total: int) -> None:
 
 def test_cost_is_the_cross_entropy() -> None:
     frequencies = np.array([TOTAL // 2, TOTAL // 4, TOTAL // 4, 0])
-    assert cost_bits(np.array([10, 1, 0, 0]), frequencies) == pytest.approx(12)
-    assert cost_bits(np.array([10, 1, 0, 1]), frequencies) == np.inf
-    assert cost_bits(np.zeros(4, int), frequencies) == 0
+    assert cost_of(np.array([10, 1, 0, 0]), frequencies) == 12 << COST_BITS
+    assert cost_of(np.array([10, 1, 0, 1]), frequencies) is None
+    assert cost_of(np.zeros(4, int), frequencies) == 0
+
+
+def test_costs_are_logarithms_to_the_last_unit() -> None:
+    costs = log2_table()
+    assert costs.shape == (TOTAL + 1,)
+    np.testing.assert_allclose(
+        costs[1:] / (1 << COST_BITS), np.log2(np.arange(1, TOTAL + 1)), atol=0.51 / (1 << COST_BITS)
+    )
+    with pytest.raises(ValueError, match="read-only"):
+        costs[1] = 1
 
 
 @pytest.mark.parametrize("ratio", [0, 1, 100, 200, 255])

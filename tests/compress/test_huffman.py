@@ -9,12 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flwr_co3.compress import huffman
-from flwr_co3.compress.frequencies import TOTAL, Sequence, gennorm_weights, normalize
+from flwr_co3.compress.frequencies import TOTAL, gennorm_weights, normalize
 from flwr_co3.compress.huffman import MAX_LENGTH, code_lengths, code_words, decode, encode
+from flwr_co3.compress.packing import Sequence
 from flwr_co3.convert import FloatFormat, optimal_scale
 from flwr_co3.errors import FrameError
 from flwr_co3.gennorm import GenNorm
 from tests.samples import cell_probabilities
+
+pytestmark = pytest.mark.usefixtures("engine")
 
 #: co3.md: ideal bits per entry of fp4 at its optimal scale, by shape: entropy, and Huffman's for three models.
 BITS = {
@@ -110,9 +113,8 @@ def test_words_count_upwards_from_short_to_long() -> None:
 def test_a_lone_symbol_takes_no_bits() -> None:
     frequencies = np.array([0, TOTAL, 0])
     assert code_lengths(frequencies).tolist() == [0, 0, 0]
-    segments = encode(Sequence(np.full(10, 1, np.uint8), frequencies), 4)
-    assert [segment.size for segment in segments] == [0, 0, 0]
-    assert decode(segments, [frequencies], [10], 4)[0].tolist() == [1] * 10
+    assert encode(Sequence(np.full(10, 1, np.uint8), frequencies), 4) == (b"", [0, 0, 0])
+    assert decode(memoryview(b""), [0, 0, 0], [frequencies], [10], 4)[0].tolist() == [1] * 10
 
 
 @given(st.data())
@@ -126,20 +128,24 @@ def test_symbols_come_back(data: st.DataObject) -> None:
         symbols = np.random.default_rng(seed).choice(used, size=size).astype(np.uint8)
         sequences.append(Sequence(symbols, frequencies))
     per_segment = data.draw(st.integers(1, 800))
-    segments = [segment for s in sequences for segment in encode(s, per_segment)]
+    coded = [encode(s, per_segment) for s in sequences]
+    section = memoryview(b"".join(segments for segments, _ in coded))
+    sizes = [size for _, some in coded for size in some]
     lengths = [s.symbols.size for s in sequences]
-    for narrow_segments in (0, len(segments) + 1):  # numpy, and plain integers
+    assert len(sizes) == sum(-(-length // per_segment) for length in lengths)
+    for narrow_segments in (0, len(sizes) + 1):  # numpy, and plain integers
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(huffman, "_NARROW_SEGMENTS", narrow_segments)
-            decoded = decode(segments, [s.frequencies for s in sequences], lengths, per_segment)
+            decoded = decode(section, sizes, [s.frequencies for s in sequences], lengths, per_segment)
         for found, sequence in zip(decoded, sequences, strict=True):
             np.testing.assert_array_equal(found, sequence.symbols)
 
 
 def test_segments_are_the_words_most_significant_bit_first() -> None:
     frequencies = normalize(np.array([8, 4, 2, 2]))  # words 0, 10, 110, 111
-    segments = encode(Sequence(np.array([3, 0, 1, 2, 1, 0], np.uint8), frequencies), 4)
-    assert [segment.tolist() for segment in segments] == [[0b11101011, 0b01111111], [0b10011111]]
+    segments, sizes = encode(Sequence(np.array([3, 0, 1, 2, 1, 0], np.uint8), frequencies), 4)
+    assert list(segments) == [0b11101011, 0b01111111, 0b10011111]
+    assert sizes == [2, 1]
 
 
 @pytest.mark.parametrize("narrow_segments", [0, 16])
@@ -147,11 +153,11 @@ def test_bits_left_over_or_lacking_are_noticed(narrow_segments: int, monkeypatch
     monkeypatch.setattr(huffman, "_NARROW_SEGMENTS", narrow_segments)
     frequencies = normalize(np.array([8, 4, 2, 2]))
     symbols = np.random.default_rng(0).integers(0, 4, 300).astype(np.uint8)
-    (segment,) = encode(Sequence(symbols, frequencies), 300)
-    longer = np.append(segment, np.uint8(0xFF))
-    other_filling = segment.copy()
-    other_filling[-1] ^= 1
+    segment, sizes = encode(Sequence(symbols, frequencies), 300)
+    assert sizes == [len(segment)]
+    longer = segment + b"\xff"
+    other_filling = segment[:-1] + bytes([segment[-1] ^ 1])
     assert segment[-1] & 1, "this segment should end with filling"
     for bad, length in ((segment[:-1], 300), (longer, 300), (segment, 290), (segment, 310), (other_filling, 300)):
         with pytest.raises(FrameError, match="does not end where its symbols do"):
-            decode([bad], [frequencies], [length], length)
+            decode(memoryview(bad), [len(bad)], [frequencies], [length], length)

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from flwr_co3.compress.frequencies import TOTAL, normalize
 from flwr_co3.compress.packing import pack, pack_factor, packed_frequencies, unpack
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 
 @pytest.mark.parametrize(
     ("alphabet", "factor"),

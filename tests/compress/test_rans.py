@@ -7,10 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flwr_co3 import kernels
 from flwr_co3.compress import rans
-from flwr_co3.compress.frequencies import TOTAL, Sequence, cost_bits, normalize
-from flwr_co3.compress.rans import Chunk, Layout, decode, encode
+from flwr_co3.compress.frequencies import COST_BITS, TOTAL, cost_of, normalize
+from flwr_co3.compress.packing import Sequence
+from flwr_co3.compress.rans import Layout, decode, encode
 from flwr_co3.errors import FrameError
+from tests.engines import NUMPY, running
+
+pytestmark = pytest.mark.usefixtures("engine")
 
 
 def sequence(size: int, alphabet: int, seed: int, skew: float = 0.7) -> Sequence:
@@ -25,9 +30,18 @@ def layout(sequences: list[Sequence], lanes: int, rows: int) -> Layout:
     return Layout(tuple(s.symbols.size for s in sequences), lanes, rows)
 
 
-def assert_round_trip(sequences: list[Sequence], lanes: int, rows: int) -> list[Chunk]:
+def views(chunks: list[bytes]) -> list[memoryview]:
+    return [memoryview(chunk) for chunk in chunks]
+
+
+def joined(states: list[int], words: list[int]) -> bytes:
+    """A chunk, from its states and words."""
+    return np.array(states, "<u4").tobytes() + np.array(words, "<u2").tobytes()
+
+
+def assert_round_trip(sequences: list[Sequence], lanes: int, rows: int) -> list[bytes]:
     chunks = encode(sequences, lanes, rows)
-    found = decode(chunks, [s.frequencies for s in sequences], layout(sequences, lanes, rows))
+    found = decode(views(chunks), [s.frequencies for s in sequences], layout(sequences, lanes, rows))
     for symbols, expected in zip(found, sequences, strict=True):
         np.testing.assert_array_equal(symbols, expected.symbols)
     return chunks
@@ -67,8 +81,8 @@ def test_plain_integers_and_numpy_write_the_same_stream(params: dict[str, Any]) 
             patch.setattr(rans, "_NARROW_LANES", narrow_lanes)
             assert layout(sequences, lanes, rows).narrow is (narrow_lanes > 0)
             (chunk,) = encode(sequences, lanes, rows)
-            both.append((chunk.states.tolist(), chunk.words.tolist()))
-            decoded.append([s.tolist() for s in decode([chunk], tables, layout(sequences, lanes, rows))])
+            both.append(chunk)
+            decoded.append([s.tolist() for s in decode(views([chunk]), tables, layout(sequences, lanes, rows))])
     assert both[0] == both[1]
     assert decoded[0] == decoded[1] == [s.symbols.tolist() for s in sequences]
 
@@ -83,8 +97,7 @@ def test_the_stream_by_hand(lanes: int) -> None:
         if state >= f << 18:
             words, state = [state & 0xFFFF], state >> 16
         expected = (state // f << 14) + state % f + c
-        assert chunk.states.tolist() == [expected] + [1 << 16] * (lanes - 1)
-        assert chunk.words.tolist() == words
+        assert chunk == joined([expected] + [1 << 16] * (lanes - 1), words)
 
 
 @pytest.mark.parametrize("count", [255, 256, 257, 400])
@@ -98,8 +111,10 @@ def test_a_million_symbols_take_their_cross_entropy(lanes: int, rows: int, milli
     rows = min(rows, layout(sequences, lanes, rows).rows_by_sequence[0])
     chunks = assert_round_trip(sequences, lanes, rows)
     counts = np.bincount(million.symbols, minlength=million.frequencies.size)
-    ideal = cost_bits(counts, million.frequencies) / 8
-    size = sum(4 * chunk.states.size + 2 * chunk.words.size for chunk in chunks)
+    cost = cost_of(counts, million.frequencies)
+    assert cost is not None
+    ideal = cost / (8 << COST_BITS)
+    size = sum(map(len, chunks))
     # A state keeps up to 16 bits that are not used; the rest is the coder's own loss.
     assert ideal <= size + 4 * len(chunks) * lanes
     assert size <= ideal + 0.005 * million.symbols.size / 8 + 32 + 4 * lanes * (len(chunks) - 1)
@@ -120,7 +135,7 @@ def test_a_state_that_does_not_return_is_noticed(narrow_lanes: int, monkeypatch:
     state = (begun // (TOTAL // 2) << 14) + begun % (TOTAL // 2)
     shape = Layout((1,), 1, 1)
     with pytest.raises(FrameError, match="does not end where its symbols do"):
-        decode([Chunk(np.array([state], np.uint32), np.empty(0, np.uint16))], [frequencies], shape)
+        decode(views([joined([state], [])]), [frequencies], shape)
 
 
 def test_damaged_streams_are_noticed() -> None:
@@ -130,17 +145,51 @@ def test_damaged_streams_are_noticed() -> None:
         rows = min(rows, sum(layout(sequences, lanes, rows).rows_by_sequence))
         shape = layout(sequences, lanes, rows)
         chunks = encode(sequences, lanes, rows)
-        first = chunks[0]
-        bad_states = first.states.copy()
-        bad_states[0] += 1
-        bad_words = first.words.copy()
-        bad_words[3] ^= 1
+        states = np.frombuffer(chunks[0], "<u4", lanes).tolist()
+        words = np.frombuffer(chunks[0], "<u2", offset=4 * lanes).tolist()
+        assert joined(states, words) == chunks[0]
         for damaged in (
-            Chunk(first.states, first.words[:-1]),
-            Chunk(first.states, np.append(first.words, np.uint16(0))),
-            Chunk(bad_states, first.words),
-            Chunk(first.states, bad_words),
-            Chunk(first.states, first.words[:0]),
+            joined(states, words[:-1]),
+            joined(states, [*words, 0]),
+            joined([states[0] + 1, *states[1:]], words),
+            joined(states, [*words[:3], words[3] ^ 1, *words[4:]]),
+            joined(states, []),
         ):
             with pytest.raises(FrameError, match=r"coded stream (ends before|does not end)"):
-                decode([damaged, *chunks[1:]], tables, shape)
+                decode(views([damaged, *chunks[1:]]), tables, shape)
+
+
+def test_every_frequency_is_divided_by_exactly() -> None:
+    """The compiled encoder divides by reciprocals, which differ for each of 1 .. 2^14 - 1; plain integers don't.
+
+    Symbols are drawn without regard to the frequencies, so that states run through all of their range.
+    """
+    lanes, rng = 8, np.random.default_rng(0)
+    sequences = [
+        Sequence(rng.integers(0, 2, 6 * lanes + f % lanes).astype(np.uint8), np.array([f, TOTAL - f]))
+        for f in range(1, TOTAL // 2 + 1)
+    ]
+    rows = sum(layout(sequences, lanes, 1).rows_by_sequence)
+    assert rows <= 1 << 17
+    (chunk,) = encode(sequences, lanes, rows)
+    with running(NUMPY), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rans, "_NARROW_LANES", lanes)
+        assert encode(sequences, lanes, rows) == [chunk]
+    tables = [s.frequencies for s in sequences]
+    if kernels.compiled():  # numpy's tables for decoding would take half a gigabyte
+        for symbols, expected in zip(
+            decode([memoryview(chunk)], tables, layout(sequences, lanes, rows)), sequences, strict=True
+        ):
+            np.testing.assert_array_equal(symbols, expected.symbols)
+
+
+@pytest.mark.parametrize("lanes", [8, 32])
+def test_frequencies_at_their_ends(lanes: int) -> None:
+    """Of 1 and of all but 1: the states go up to the end of 32 bits, and down to their lower bound."""
+    for f in (1, 2, 3, 4095, 4096, 4097, TOTAL // 2 - 1, TOTAL // 2, TOTAL // 2 + 1, TOTAL - 2, TOTAL - 1):
+        frequencies = np.array([f, TOTAL - f])
+        for pattern in ([0], [1], [0, 1], [0, 0, 1], [1, 1, 1, 0]):
+            symbols = np.resize(np.array(pattern, np.uint8), 40 * lanes + 3)
+            (chunk,) = assert_round_trip([Sequence(symbols, frequencies)], lanes, 41)
+            with running(NUMPY):
+                assert encode([Sequence(symbols, frequencies)], lanes, 41) == [chunk]

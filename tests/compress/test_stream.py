@@ -3,24 +3,29 @@
 import numpy as np
 import pytest
 
-from flwr_co3.compress import Plan, read_stream, write_stream
-from flwr_co3.compress.frequencies import TOTAL, Sequence, normalize
+from flwr_co3.compress import Plan, read_stream
+from flwr_co3.compress.frequencies import TOTAL, cost_of, normalize
 from flwr_co3.compress.group import DenseModel
+from flwr_co3.compress.packing import Sequence
 from flwr_co3.errors import FrameError
 from flwr_co3.wire import Writer
+from tests.samples import section_of
+
+pytestmark = pytest.mark.usefixtures("engine")
 
 
 def plan_of(size: int, frequencies: list[int], seed: int = 0) -> Plan:
     table = normalize(np.array(frequencies))
     symbols = np.random.default_rng(seed).choice(table.size, size=size, p=table / TOTAL).astype(np.uint8)
-    bits = -float(np.sum(np.log2(table[symbols] / TOTAL)))
-    return Plan(b"", [Sequence(symbols, table)], b"", bits)
+    cost = cost_of(np.bincount(symbols, minlength=table.size), table)
+    assert cost is not None
+    return Plan(b"", [Sequence(symbols, table)], b"", cost)
 
 
 def model_of(plan: Plan) -> DenseModel:
-    ((symbols, table),) = plan.sequences
-    reach = table.size // 2
-    return DenseModel(symbols.size, reach, reach, 1, (symbols.size,), (table,))
+    (sequence,) = plan.sequences
+    reach = sequence.frequencies.size // 2
+    return DenseModel(sequence.length, reach, reach, 1, (sequence.length,), (sequence.frequencies,))
 
 
 @pytest.mark.parametrize("coder", ["rans", "huffman"])
@@ -28,36 +33,36 @@ def model_of(plan: Plan) -> DenseModel:
 @pytest.mark.parametrize("frequencies", [[1, 2, 1], [1, 10**6, 1], [3, 1, 4, 1, 5, 9, 2]])
 def test_streams_of_all_sizes(coder: str, sizes: list[int], frequencies: list[int]) -> None:
     plans = [plan_of(size, frequencies, seed) for seed, size in enumerate(sizes)]
-    section = write_stream(plans, coder)
+    section = section_of(plans, coder)
     decoded = read_stream(memoryview(section), [model_of(p) for p in plans], coder)
-    for symbols, p in zip(decoded, plans, strict=True):
-        np.testing.assert_array_equal(symbols, p.sequences[0].symbols)
+    for levels, p in zip(decoded, plans, strict=True):
+        np.testing.assert_array_equal(levels.symbols(), p.sequences[0].symbols)
 
 
 def test_lanes_grow_with_the_stream() -> None:
     """A small stream can't afford the 4 bytes of a second lane; a large one takes 32 lanes, and chunks."""
-    lanes = {size: write_stream([plan_of(size, [1, 2, 1])], "rans")[0] for size in (10, 12_000, 30_000, 10**6)}
+    lanes = {size: section_of([plan_of(size, [1, 2, 1])], "rans")[0] for size in (10, 12_000, 30_000, 10**6)}
     assert lanes[10] == 0 and lanes[12_000] == 1 and lanes[10**6] == 5
     assert 0 < lanes[30_000] < 5
-    assert len(write_stream([plan_of(10, [1, 2, 1])], "rans")) < 12
+    assert len(section_of([plan_of(10, [1, 2, 1])], "rans")) < 12
 
 
 @pytest.mark.parametrize("coder", ["rans", "huffman"])
 def test_what_is_certain_is_not_coded(coder: str) -> None:
     plans = [plan_of(1000, [0, 1, 0]), plan_of(50, [1, 2, 1]), plan_of(10**7, [0, 0, 1])]
-    section = write_stream(plans, coder)
-    assert section == write_stream([plans[1]], coder)
+    section = section_of(plans, coder)
+    assert section == section_of([plans[1]], coder)
     decoded = read_stream(memoryview(section), [model_of(p) for p in plans], coder)
-    assert [set(symbols.tolist()) for symbols in decoded[::2]] == [{1}, {2}]
+    assert [set(levels.symbols().tolist()) for levels in decoded[::2]] == [{1}, {2}]
 
 
 def test_symbols_all_but_certain_still_decode_in_chunks() -> None:
     """A few bytes for millions of symbols: the rows of a chunk have a bound, so a decoder's steps have one."""
     plan = plan_of(3_000_000, [0, 10**9, 1])
-    section = write_stream([plan], "rans")
+    section = section_of([plan], "rans")
     assert len(section) < 600
-    (symbols,) = read_stream(memoryview(section), [model_of(plan)], "rans")
-    np.testing.assert_array_equal(symbols, plan.sequences[0].symbols)
+    (levels,) = read_stream(memoryview(section), [model_of(plan)], "rans")
+    np.testing.assert_array_equal(levels.symbols(), plan.sequences[0].symbols)
 
 
 def section(*fields: int, raw: bytes = b"") -> memoryview:
@@ -102,6 +107,6 @@ def test_steps_have_a_bound(coder: str, limit: int) -> None:
 @pytest.mark.parametrize("coder", ["rans", "huffman"])
 def test_all_bytes_must_be_used(coder: str) -> None:
     plan = plan_of(300, [1, 2, 1])
-    stream = write_stream([plan], coder)
+    stream = section_of([plan], coder)
     with pytest.raises(FrameError, match=r"1 bytes too many|does not end"):
         read_stream(memoryview(stream + b"\0"), [model_of(plan)], coder)

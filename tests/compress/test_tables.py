@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flwr_co3.compress.frequencies import TOTAL, cost_bits
+from flwr_co3.compress.frequencies import TOTAL, cost_of, cost_of_bytes
 from flwr_co3.compress.tables import (
+    Fit,
     counted,
     decode_positive,
     decode_shape,
@@ -22,6 +23,8 @@ from flwr_co3.errors import FrameError
 from flwr_co3.wire import Reader
 from tests.samples import gennorm
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 COUNTS = st.lists(st.one_of(st.just(0), st.integers(0, 20), st.integers(0, 10**9)), min_size=1, max_size=255)
 
 
@@ -33,7 +36,8 @@ def test_counted_tables_are_read_as_written(counts: list[int], mirrored: bool) -
     table = counted(array, mirrored)
     assert table.frequencies.sum() == TOTAL
     assert np.all(table.frequencies[array > 0] > 0)
-    assert table.bits == pytest.approx(cost_bits(array, table.frequencies))
+    assert table.cost == cost_of(array, table.frequencies)
+    assert table.size == table.cost + cost_of_bytes(len(table.header))
     reader = Reader(table.header, "table")
     np.testing.assert_array_equal(read_counted(reader, array.size), table.frequencies)
     reader.finish()
@@ -49,7 +53,7 @@ def test_counted_tables_cost_next_to_nothing(name: str, entries: int) -> None:
     counts = np.bincount(symbols, minlength=fmt.levels.size) * max(1, entries // 100_000)
     used = counts[counts > 0]
     entropy = float(np.sum(used * np.log2(counts.sum() / used))) / 8
-    assert counted(counts).size <= 1.002 * entropy + min(entries, 2 * used.size) + 6
+    assert counted(counts).size / cost_of_bytes(1) <= 1.002 * entropy + min(entries, 2 * used.size) + 6
 
 
 @given(
@@ -64,8 +68,8 @@ def test_fitted_tables_are_read_as_written(reach: int, shape: float, width: floa
     counts = np.full(2 * reach + 1, others)
     counts[reach] = zeros
     for table, zero_share in (
-        (fitted(counts, edges, shape, width), False),
-        (fitted_zero_share(counts, edges, shape, width), True),
+        (fitted(counts, edges, Fit.of(shape, width)), False),
+        (fitted_zero_share(counts, edges, Fit.of(shape, width)), True),
     ):
         assert table.frequencies.sum() == TOTAL and table.frequencies.min() >= 1
         reader = Reader(table.header, "table")
@@ -77,9 +81,9 @@ def test_fitted_tables_are_read_as_written(reach: int, shape: float, width: floa
 def test_a_zero_share_is_what_it_says() -> None:
     fmt = FloatFormat("fp4")
     counts = np.array([0, 1, 2, 3, 10, 960, 11, 4, 2, 1, 0])
-    table = fitted_zero_share(counts, fmt.edges, 0.9, 1.0)
+    table = fitted_zero_share(counts, fmt.edges, Fit.of(0.9, 1.0))
     assert table.frequencies[5] / TOTAL == pytest.approx(960 / counts.sum(), abs=1e-4)
-    assert table.size < fitted(counts, fmt.edges, 0.9, 1.0).size
+    assert table.size < fitted(counts, fmt.edges, Fit.of(0.9, 1.0)).size
 
 
 @given(st.floats(0.2, 4))

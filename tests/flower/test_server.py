@@ -399,7 +399,7 @@ def open_readers(strategy: Strategy, model: Tensors, monkeypatch: pytest.MonkeyP
 def test_one_replys_symbols_are_in_memory_at_once(model: Tensors, monkeypatch: pytest.MonkeyPatch) -> None:
     most, decoded = open_readers(FedAvg(fraction_evaluate=0.0), model, monkeypatch)
     assert most == 1
-    assert decoded == 10  # to verify, and to aggregate
+    assert decoded == 5  # each is verified and added to the average at once
 
 
 def test_a_strategy_that_goes_tensor_by_tensor_does_not_decode_each_anew(

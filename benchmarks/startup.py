@@ -1,0 +1,67 @@
+"""What starting costs: importing flwr_co3 after flwr, and the first call beside the second, in fresh processes."""
+
+import statistics
+from typing import Annotated
+
+import typer
+
+from benchmarks import fresh, options
+from benchmarks.output import Form, Row, Table, show
+
+_IMPORTS = """
+import json, time
+start = time.perf_counter()
+import flwr.app, flwr.clientapp, flwr.serverapp, flwr.serverapp.strategy
+flower = time.perf_counter()
+import flwr_co3
+print(json.dumps({"flwr": flower - start, "flwr_co3": time.perf_counter() - flower}))
+"""
+_CALLS = """
+import json, sys, time
+import numpy as np
+from benchmarks.pipeline import decode, specs
+from flwr_co3 import Codec
+update = {"w": np.random.default_rng(0).laplace(size=int(sys.argv[1])).astype(np.float32)}
+codec, like, times = Codec(), specs(update), []
+for _ in range(3):
+    start = time.perf_counter()
+    frame = codec.encode(update)
+    middle = time.perf_counter()
+    decode(frame, like)
+    times.append([middle - start, time.perf_counter() - middle])
+print(json.dumps(times))
+"""
+
+
+def main(
+    entries: Annotated[int, typer.Option(min=8, help="Entries of the update that is encoded.")] = 100_000,
+    runs: options.Runs = 9,
+    form: options.Shown = Form.TERMINAL,
+) -> None:
+    """Time imports and first calls."""
+    show([Table("Imports", imports(runs)), Table(f"Calls on {entries:,} entries", calls(entries, runs))], form)
+
+
+def imports(runs: int) -> list[Row]:
+    """Time the imports; the first process, which may find nothing in the file cache, is not counted."""
+    times = [fresh.run_code(_IMPORTS) for _ in range(runs + 1)][1:]
+    return [
+        {"import": "flwr", "ms": 1e3 * statistics.median(each["flwr"] for each in times)},
+        {"import": "flwr_co3 after it", "ms": 1e3 * statistics.median(each["flwr_co3"] for each in times)},
+    ]
+
+
+def calls(entries: int, runs: int) -> list[Row]:
+    """Time the first three calls."""
+    times = [fresh.run_code(_CALLS, str(entries)) for _ in range(runs)]
+    rows: list[Row] = []
+    for place, name in enumerate(("encode", "decode")):
+        first, second, third = (statistics.median(1e3 * each[call][place] for each in times) for call in range(3))
+        rows.append(
+            {"call": name, "first ms": first, "second ms": second, "third ms": third, "first/second": first / second}
+        )
+    return rows
+
+
+if __name__ == "__main__":
+    options.run(main)

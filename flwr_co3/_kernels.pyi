@@ -1,0 +1,82 @@
+"""Types of the compiled loops; what each does stands in its docstring, in ``_kernels.c``."""
+
+from typing import Any, TypeAlias
+
+Buffer: TypeAlias = Any  # contiguous: an array, bytes, a memoryview
+Buffers: TypeAlias = list[Any] | None  # an entry may be None
+
+def moments(
+    updates: Buffers, errors: Buffers, decay: float, segments: Buffer, out: Buffer, rows: Buffer, bins: Buffer | None, /
+) -> None: ...
+def convert(
+    updates: Buffers,
+    errors: Buffers,
+    decay: float,
+    segments: Buffer,
+    factors: Buffer,
+    units: Buffer,
+    values: Buffer,
+    format: tuple[int, int, int],
+    nudge: Buffer | None,
+    symbols: Buffer,
+    starts: Buffer,
+    kept: Buffers,
+    counts: Buffer,
+    squares: Buffer,
+    /,
+) -> None: ...
+def keep(
+    updates: Buffers,
+    errors: Buffers,
+    decay: float,
+    segments: Buffer,
+    values: Buffer,
+    symbols: Buffer,
+    starts: Buffer,
+    zero: int,
+    kept: Buffers,
+    /,
+) -> None: ...
+def counted_table(counts: Buffer, mirrored: bool, log2: Buffer, /) -> tuple[bytes, bytes, int] | None: ...
+def fitted_frequencies(shape: float, width: float, edges: Buffer, share: int, /) -> bytes: ...
+def packed_frequencies(frequencies: Buffer, factor: int, /) -> bytes: ...
+def dense_table(
+    counts: Buffer,
+    edges: Buffer,
+    shape: float,
+    width: float,
+    nonzero_shape: float,
+    nonzero_width: float,
+    packed: bool,
+    log2: Buffer,
+    /,
+) -> tuple[int, bytes, int, bytes, bytes, int]: ...
+def rans_encode(
+    symbols: Buffers, packings: Buffer, frequencies: Buffer, lanes: int, rows_per_chunk: int, chunk: int, /
+) -> bytes: ...
+def rans_decode(
+    data: Buffer, lengths: Buffer, frequencies: Buffer, lanes: int, rows_per_chunk: int, chunk: int, out: Buffers, /
+) -> int: ...
+def huffman_encode(
+    symbols: Buffer, base: int, lengths: Buffer, words: Buffer, per_segment: int, /
+) -> tuple[bytes, bytes]: ...
+def huffman_decode(
+    data: Buffer, sizes: Buffer, symbol_of: Buffer, length_of: Buffer, per_segment: int, out: Buffer, /
+) -> bool: ...
+def gaps(symbols: Buffer, zero: int, reach: int, levels: int, shift: int, /) -> tuple[bytes, bytes, bytes]: ...
+def place(
+    tokens: Buffer,
+    low: Buffer,
+    shift: int,
+    packed: Buffer,
+    factor: int,
+    alphabet: int,
+    levels: int,
+    entries: int,
+    mode: int,
+    values: Buffer,
+    out: Buffer,
+    /,
+) -> bool: ...
+def dequantize(packed: Buffer, factor: int, first: int, values: Buffer, out: Buffer, add: bool, /) -> None: ...
+def use(vectors: bool, /) -> bool: ...
