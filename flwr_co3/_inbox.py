@@ -97,8 +97,9 @@ class Inbox:
         compressed = any(array.stype == FRAME_STYPE for array in record.values())
         update = None
         if compressed:
-            update = None if sent.turn is None else update_id(sent.turn, _frame(record))
-            content[key] = self._decoded(record, model, _weight(content, form, self._weight_key))
+            frame = _frame(record)
+            update = None if sent.turn is None else update_id(sent.turn, frame)
+            content[key] = self._decoded(frame, model, _weight(content, form, self._weight_key))
         else:
             model.check(loaders(record))
             if sent.start is not None:
@@ -107,10 +108,10 @@ class Inbox:
         self._sent[reply.metadata.src_node_id].remove(sent)
         return Opened(reply, form, model.parameters, payload, compressed, stats, update)
 
-    def _decoded(self, record: ArrayRecord, model: SentModel, weight: float | None) -> ArrayRecord:
+    def _decoded(self, frame: bytes, model: SentModel, weight: float | None) -> ArrayRecord:
         """Decode a frame once, to see that it can be, and add it to the average where that is all that is wanted."""
         with self._desk.timed():
-            reader = model.open(_frame(record))
+            reader = model.open(frame)
         if self._desk.averaging and weight is not None:
             self._desk.add(model, reader, weight)
         reader.close()

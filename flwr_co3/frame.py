@@ -7,7 +7,7 @@ import math
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,6 +43,7 @@ _FLAGS = 31
 _EXACT = 0x80  # of a dtype's byte
 MAX_TENSORS = 1 << 16
 _MAX_TABLE_BYTES = 1 << 24
+_MAX_KNOWN_TABLE_BYTES = 1 << 16  # of the tables that are remembered: some thousand tensors
 _MAX_DIMENSIONS = 64  # as many as numpy has
 _MAX_ENTRIES = 1 << 48
 # Without a word from the receiver: enough for any real update, and no gigabyte for a kilobyte.
@@ -105,6 +106,21 @@ class Header:
     tensors: Mapping[str, TensorSpec]
     exact: frozenset[str]  # names of tensors that travel without loss
 
+    @classmethod
+    def of(cls, fmt: FloatFormat, coder: str, tensors: Mapping[str, TensorSpec], exact: frozenset[str]) -> Header:
+        """Make a header, or return the one of the same model's last updates, with all that was worked out for it."""
+        return _known_header(fmt, coder, tuple(tensors.items()), exact)
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Bytes that the decoded tensors take."""
+        return sum(spec.nbytes for spec in self.tensors.values())
+
+    @cached_property
+    def exact_bytes(self) -> int:
+        """Bytes of those that travel without loss."""
+        return sum(self.tensors[name].nbytes for name in self.exact)
+
     @cached_property
     def table(self) -> tuple[bytes, int | None]:
         """The table of tensors and, if it is deflated, how many bytes it has inflated."""
@@ -131,6 +147,13 @@ class Header:
     def lossy(self) -> list[str]:
         """Names of the tensors that are converted and have entries, in the order of the groups."""
         return [name for group in self.groups for name in group]
+
+
+@lru_cache(maxsize=8)
+def _known_header(
+    fmt: FloatFormat, coder: str, tensors: tuple[tuple[str, TensorSpec], ...], exact: frozenset[str]
+) -> Header:
+    return Header(fmt, coder, dict(tensors), exact)
 
 
 def values_of(fmt: FloatFormat, scales: npt.ArrayLike, dtype: str) -> Array:
@@ -274,7 +297,7 @@ class FrameReader:
             return
         flags, body = _open(frame)
         table = body.varint(_MAX_TABLE_BYTES) if flags & _TABLE_DEFLATED else None
-        self._header = header = _read_table(_inflate_table(body.block(), table), CODERS[flags & _HUFFMAN])
+        self._header = header = _header_of(body.block(), table, CODERS[flags & _HUFFMAN])
         self.tensors, self.exact = dict(header.tensors), header.exact
         if like is not None:
             _check_like(self.tensors, like)
@@ -286,10 +309,10 @@ class FrameReader:
 
     @property
     def _exact_bytes(self) -> int:
-        return sum(spec.nbytes for name, spec in self.tensors.items() if name in self.exact)
+        return self._header.exact_bytes
 
     def _check_memory(self, frame_bytes: int, max_bytes: int | None, expected: bool) -> None:
-        needed = sum(spec.nbytes for spec in self.tensors.values())
+        needed = self._header.nbytes
         allowed = max_bytes
         if allowed is None:
             allowed = needed if expected else _DEFAULT_MAX_BYTES + _DEFAULT_MAX_RATIO * frame_bytes
@@ -460,12 +483,11 @@ def _open(frame: bytes) -> tuple[int, Reader]:
     return flags, Reader(memoryview(frame)[5:-4], "frame")
 
 
-def _inflate_table(data: memoryview, size: int | None) -> Reader:
-    if size is None:
-        return Reader(data, "table of tensors")
-    return Reader(
-        _inflate(data, size, zlib.decompressobj(-15, zdict=_DICTIONARY), "table of tensors"), "table of tensors"
-    )
+def _header_of(table: memoryview, inflated: int | None, coder: str) -> Header:
+    """Read a table of tensors; that of the model which the last frames had is known."""
+    if max(len(table), inflated or 0) > _MAX_KNOWN_TABLE_BYTES:
+        return _read_table(table, inflated, coder)
+    return _known_table(bytes(table), inflated, coder)
 
 
 def _inflate_exact(data: memoryview, size: int, deflated: bool) -> bytes:
@@ -486,7 +508,10 @@ def _inflate(data: memoryview, size: int, inflater: Any, what: str) -> bytes:
     return raw
 
 
-def _read_table(reader: Reader, coder: str) -> Header:
+def _read_table(table: memoryview, inflated: int | None, coder: str) -> Header:
+    if inflated is not None:
+        table = memoryview(_inflate(table, inflated, zlib.decompressobj(-15, zdict=_DICTIONARY), "table of tensors"))
+    reader = Reader(table, "table of tensors")
     fmt = _read_format(reader)
     count = reader.varint(min(MAX_TENSORS, reader.left))
     names = [_read_name(reader) for _ in range(count)]
@@ -508,6 +533,11 @@ def _read_table(reader: Reader, coder: str) -> Header:
             raise FrameError(f"Tensor {name!r} claims the shape {shape}.")
     reader.finish()
     return Header(fmt, coder, tensors, frozenset(exact))
+
+
+@lru_cache(maxsize=8)
+def _known_table(table: bytes, inflated: int | None, coder: str) -> Header:
+    return _read_table(memoryview(table), inflated, coder)
 
 
 def _read_format(reader: Reader) -> FloatFormat:

@@ -112,7 +112,7 @@ class Update:
             if not _is_finite(tensors[name]):
                 raise _not_finite(name)
         specs = {name: TensorSpec(_dtype_name(tensor.dtype), tensor.shape) for name, tensor in tensors.items()}
-        header = Header(config.float_format, config.coder, specs, exact)
+        header = Header.of(config.float_format, config.coder, specs, exact)
         dtypes = {name: tensors[name].dtype for name in header.lossy}
         errors: dict[str, Array | None] = {}
         if memory is not None:
