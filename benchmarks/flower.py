@@ -190,10 +190,11 @@ class _Bench:
         self._grid.get_node_ids.return_value = list(range(1, replies + 1))
         self._record = ArrayRecord({name: Array(tensor) for name, tensor in self._model.items()})
         self._update = update
-        self._context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})
-        first = next(iter(self._configured()))
         distinct = min(replies, max(1, _DISTINCT_BYTES // sum(tensor.nbytes for tensor in update.values())))
-        self._contents = [self._answer(first, shift).content for shift in range(distinct)]
+        self._contents = []
+        for shift, message in zip(range(distinct), self._configured(), strict=False):
+            self._context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})
+            self._contents.append(self._answer(message, shift).content)
 
     @property
     def reply_bytes(self) -> int:
@@ -218,7 +219,8 @@ class _Bench:
         marks.append(time.perf_counter())
         parts = [after - before for before, after in itertools.pairwise(marks)]
 
-        contents = [self._contents[index % len(self._contents)].copy() for index in range(len(messages))]
+        others = [self._contents[index % len(self._contents)].copy() for index in range(1, len(messages))]
+        contents = [answer.content.copy(), *others]
         replies = [
             Message(_fresh(content), reply_to=message) for content, message in zip(contents, messages, strict=True)
         ]

@@ -492,8 +492,15 @@ static PyObject *py_convert(PyObject *self, PyObject *args) {
         ok = !too_short("table or result");
     for (Py_ssize_t k = 0; ok && k < count; k++)
         if (at[runs[k].tensor] < 0 || at[runs[k].tensor] > symbols.len - runs[k].stop ||
-            (nudge.obj && nudge.len < 4 * (runs[k].stop - runs[k].start)))
+            (nudge.obj && nudge.len / 4 < runs[k].stop - runs[k].start))
             ok = !too_short("room for symbols");
+    for (Py_ssize_t i = 0; ok && nudge.obj && i < nudge.len / 4; i++) {
+        int32_t drawn = ((const int32_t *)nudge.buf)[i];
+        if (drawn < 0 || drawn >= 1 << (23 - f.mantissa)) {
+            PyErr_SetString(PyExc_ValueError, "A random number is not below the bits that are cut off.");
+            ok = 0;
+        }
+    }
     if (ok) {
         Py_BEGIN_ALLOW_THREADS
         for (Py_ssize_t k = 0; k < count; k++) {
@@ -740,6 +747,13 @@ static int try_counted(const int64_t *counts, int n, int precision, int mirrored
     return 0;
 }
 
+/* Whether counts are small enough for all that is computed from them. */
+INLINE int sound_counts(const int64_t *counts, int n) {
+    for (int i = 0; i < n; i++)
+        if (counts[i] < 0 || counts[i] >= (int64_t)1 << 40) return 0;
+    return 1;
+}
+
 /* The cheapest counted table; see tables.counted. */
 static int best_counted(const int64_t *counts, int n, int mirrored, const int32_t *log2, Table *best) {
     static const int precisions[] = {5, 6, 7, 8, 9, 10, 12};
@@ -814,6 +828,10 @@ static void gennorm_weights(double shape, double width, const double *edges, int
     }
 }
 
+INLINE int sound_fit(double shape, double width) {
+    return shape >= 0.2 && shape <= 4.0 && width > 0 && isfinite(width);
+}
+
 /* A fitted table's frequencies, level 0 having `share` of them unless that is 0; see tables.fitted. */
 static int fitted_frequencies(double shape, double width, const double *edges, int m, int64_t share, int64_t *out) {
     int64_t weights[MAX_ALPHABET];
@@ -833,7 +851,10 @@ static int pack_frequencies(const int64_t *single, int n, int factor, int64_t *o
         memcpy(out, single, n * sizeof *out);
         return n;
     }
-    for (int i = 0; i < n; i++) weights[i] = single[i] << (30 - PRECISION);
+    for (int i = 0; i < n; i++) {
+        if (single[i] < 0 || single[i] > TOTAL) return -1;
+        weights[i] = single[i] << (30 - PRECISION);
+    }
     for (int k = 1; k < factor; k++) {
         if (size * n > MAX_ALPHABET) return -1;
         for (int j = 0; j < n; j++)
@@ -875,7 +896,7 @@ static PyObject *py_counted_table(PyObject *self, PyObject *args) {
     if (!PyArg_ParseTuple(args, "y*py*", &counts, &mirrored, &log2)) return NULL;
     Table best;
     int n = (int)(counts.len / 8), fits = counts.len / 8 <= MAX_ALPHABET && n && log2.len >= (TOTAL + 1) * 4;
-    int found = fits ? best_counted(counts.buf, n, mirrored, log2.buf, &best) : -1;
+    int found = fits && sound_counts(counts.buf, n) ? best_counted(counts.buf, n, mirrored, log2.buf, &best) : -1;
     PyBuffer_Release(&counts);
     PyBuffer_Release(&log2);
     if (!fits) {
@@ -897,7 +918,7 @@ static PyObject *py_fitted_frequencies(PyObject *self, PyObject *args) {
     if (!PyArg_ParseTuple(args, "ddy*L", &shape, &width, &edges, &share)) return NULL;
     int64_t frequencies[MAX_ALPHABET];
     Py_ssize_t m = edges.len / 8;
-    int done = m >= 1 && m <= 127 && share >= 0 && share <= TOTAL - 2 * m
+    int done = m >= 1 && m <= 127 && sound_fit(shape, width) && share >= 0 && share <= TOTAL - 2 * m
                    ? fitted_frequencies(shape, width, edges.buf, (int)m, share, frequencies) : -1;
     PyBuffer_Release(&edges);
     if (done < 0) {
@@ -943,6 +964,7 @@ static PyObject *py_dense_table(PyObject *self, PyObject *args) {
         log2_buffer.len >= (TOTAL + 1) * 4;
     int64_t total = 0, packed[MAX_ALPHABET], candidate[MAX_ALPHABET], least = 0, sizes[9] = {0};
     int best = COUNTED, factor = 1, packed_size = 0;
+    ok = ok && sound_counts(counts, n) && sound_fit(shape, width) && sound_fit(nonzero_shape, nonzero_width);
     if (ok) {
         for (int i = 0; i < n; i++) total += counts[i];
         ok = total > 0 && best_counted(counts, n, 1, log2, &tables[COUNTED]) == 0;
@@ -1171,7 +1193,7 @@ static PyObject *py_rans_encode(PyObject *self, PyObject *args) {
     if (ok && (symbols.count < n || frequencies.len < n * 512 || lanes < 1 || lanes > 4096 || rows_per_chunk < 1 ||
                rows_per_chunk > MAX_ROWS || chunk < 0 || chunk > MAX_CHUNKS))
         ok = !too_short("table or list");
-    int64_t rows = 0, room = 0, low = chunk * rows_per_chunk, high = low + rows_per_chunk;
+    int64_t rows = 0, room = 0, low = ok ? chunk * rows_per_chunk : 0, high = ok ? low + rows_per_chunk : 0;
     for (Py_ssize_t k = 0; ok && k < n; k++) {
         if (p[k].factor < 1 || p[k].factor > 8 || p[k].count < 0 || symbols.views[k].len < p[k].count)
             ok = !too_short("list of symbols");
@@ -1577,8 +1599,9 @@ static PyObject *py_gaps(PyObject *self, PyObject *args) {
     (void)self;
     if (!PyArg_ParseTuple(args, "y*iiLi", &buffer, &zero, &reach, &levels, &shift)) return NULL;
     const uint8_t *symbols = buffer.buf;
-    int64_t n = buffer.len, plane = (levels + 7) / 8, room;
+    int64_t n = buffer.len, plane, room;
     int ok = levels >= 0 && levels <= n && shift >= 0 && shift <= 40;
+    plane = ok ? (levels + 7) / 8 : 0;
     room = ok ? levels + (n >> shift) / ESCAPE + 1 : 0;
     Gaps g = {NULL, NULL, NULL, plane, 0, 0, -1, zero, reach, shift};
     if (!ok) too_short("list of symbols");
@@ -1619,6 +1642,7 @@ static PyObject *py_gaps(PyObject *self, PyObject *args) {
 }
 
 enum { CHECK, SYMBOLS, ASSIGN, ADD };
+static const int64_t MAX_ENTRIES = (int64_t)1 << 48;
 
 /* The low bits of eight levels, from one byte of each plane. */
 INLINE void low_bits(const uint8_t *low, int64_t plane, int64_t at, int shift, uint64_t lows[8]) {
@@ -1645,9 +1669,9 @@ static PyObject *py_place(PyObject *self, PyObject *args) {
                           &alphabet, &levels, &entries, &mode, &values, &out))
         return NULL;
     const uint8_t *tokens = token_buffer.buf, *low = low_buffer.buf, *packed = packed_buffer.buf;
-    int64_t plane = (levels + 7) / 8, count = token_buffer.len;
+    int64_t count = token_buffer.len, plane = levels >= 0 && levels <= MAX_ENTRIES ? (levels + 7) / 8 : 0;
     int item = mode == SYMBOLS ? 1 : 4;
-    int ok = levels >= 0 && shift >= 0 && shift <= 40 && factor >= 1 && factor <= 8 && alphabet >= 2 &&
+    int ok = levels >= 0 && levels <= MAX_ENTRIES && entries >= 0 && entries <= MAX_ENTRIES && shift >= 0 && shift <= 40 && factor >= 1 && factor <= 8 && alphabet >= 2 &&
              alphabet <= 256 && low_buffer.len >= plane * shift && packed_buffer.len >= (levels + factor - 1) / factor &&
              (mode == CHECK || (mode >= SYMBOLS && mode <= ADD && values.len >= alphabet * item && out.len / item >= entries));
     if (!ok) too_short("data or result");

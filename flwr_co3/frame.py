@@ -44,7 +44,7 @@ _EXACT = 0x80  # of a dtype's byte
 MAX_TENSORS = 1 << 16
 _MAX_TABLE_BYTES = 1 << 24
 _MAX_KNOWN_TABLE_BYTES = 1 << 16  # of the tables that are remembered: some thousand tensors
-_MAX_DIMENSIONS = 64  # as many as numpy has
+_MAX_DIMENSIONS = 64 if int(np.__version__.partition(".")[0]) > 1 else 32  # as many as this numpy has
 _MAX_ENTRIES = 1 << 48
 # Without a word from the receiver: enough for any real update, and no gigabyte for a kilobyte.
 _DEFAULT_MAX_BYTES = 1 << 28

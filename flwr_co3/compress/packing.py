@@ -71,7 +71,10 @@ def pack(symbols: Bytes, alphabet: int, factor: int, filler: int) -> Bytes:
 
 
 def unpack(packed: Bytes, alphabet: int, factor: int, count: int) -> Bytes:
-    """Reverse `pack`: the first `count` symbols, each below `alphabet` whatever the bytes are."""
+    """Reverse `pack`: the first `count` symbols.
+
+    Where several are packed into one, each is below `alphabet`, whatever the bytes are.
+    """
     if factor == 1:
         return packed[:count]
     powers = alphabet ** np.arange(factor)
