@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 
 import flwr_co3
+from flwr_co3 import kernels
 
 home = Path(flwr_co3.__file__).parent
 assert home.is_relative_to(sysconfig.get_path("purelib")), f"flwr_co3 was imported from {home}, not from the wheel"
 assert (home / "py.typed").exists(), "the wheel lacks py.typed"
+assert kernels.engine() == "c", "the wheel lacks the compiled loops, or they can't be loaded"
 for stranger in ("simulations", "tests", "benchmarks"):
     assert importlib.util.find_spec(stranger) is None, f"the wheel brought {stranger}"
 
