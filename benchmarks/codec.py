@@ -55,20 +55,15 @@ def times(update: Update, config: CO3Config, runs: int) -> Times:
     codec, like = Codec(config), pipeline.specs(update)
     memory = ErrorMemory(config.memory_decay, config.memory_dtype)
     encoded = pipeline.compensate_encode_keep(codec, update, memory)
-    state = memory.state  # what a client has from its last round
     total = pipeline.aggregate(codec, update)
     codes = packed_codes({name: encoded.sent[name] for name in total})
     squeezed = baselines.zstd(codes)
     alive = [tensor for tensor in update.values() if np.any(tensor)]
 
-    def encode() -> object:
-        remembered = ErrorMemory(config.memory_decay, config.memory_dtype, state)
-        return pipeline.compensate_encode_keep(codec, update, remembered)
-
     return take_turns(
         {
             "copy": baselines.copy(update),
-            "encode": encode,
+            "encode": partial(pipeline.compensate_encode_keep, codec, update, memory),  # round after round
             "encode alone": partial(codec.encode, update),
             "fit": lambda: [GenNorm.fit(tensor) for tensor in alive],
             "decode": partial(pipeline.decode_add, encoded.frame, total, 0.1, like),

@@ -83,7 +83,9 @@ def _prepare(call: str, config: CO3Config, entries: int) -> Action:
         return lambda: codec.encode(update)
     if call == "encode, memory":
         errors = {name: 0.1 * tensor for name, tensor in update.items()}
-        return lambda: pipeline.compensate_encode_keep(codec, update, ErrorMemory(config.memory_decay, state=errors))
+        return lambda: pipeline.compensate_encode_keep(
+            codec, update, ErrorMemory.adopt(config.memory_decay, config.memory_dtype, errors)
+        )
     frame = codec.encode(update)
     if call == "decode":
         del update

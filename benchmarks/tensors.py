@@ -46,14 +46,10 @@ def row(layout: str, setting: str, update: Update, config: CO3Config, runs: int)
 def _actions(name: str, update: Update, config: CO3Config) -> dict[str, Action]:
     codec, memory, like = Codec(config), ErrorMemory(config.memory_decay), pipeline.specs(update)
     frame = pipeline.compensate_encode_keep(codec, update, memory).frame
-    state = memory.state
     total = pipeline.aggregate(codec, update)
 
-    def encode() -> object:
-        return pipeline.compensate_encode_keep(codec, update, ErrorMemory(config.memory_decay, state=state))
-
     return {
-        f"encode {name}": encode,
+        f"encode {name}": partial(pipeline.compensate_encode_keep, codec, update, memory),
         f"decode {name}": partial(pipeline.decode_add, frame, total, 0.1, like),
     }
 

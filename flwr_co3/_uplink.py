@@ -110,7 +110,7 @@ def _load(keeper: Keeper | None, order: Order, lossy: Mapping[str, NDArray[Any]]
     if decay > 0 and keeper is not None:
         try:
             kept = keeper.load(order.run) or Kept({}, None)
-            memory, last = _finite(ErrorMemory(decay, dtype, dict(_fitting(kept, lossy)))), kept.last
+            memory, last = _finite(ErrorMemory.adopt(decay, dtype, dict(_fitting(kept, lossy)))), kept.last
         except Exception as error:  # whatever is wrong with it, training goes on
             logger.warning("CO3's error memory cannot be used, and starts empty: %s", error)
     return settle(memory, last, order)

@@ -27,7 +27,7 @@ class ErrorMemory:
         How errors are stored: "float32", or "bfloat16" or "float16" in half the space. bfloat16, which numpy lacks, is
         stored as the upper 16 bits of float32, in uint16.
     state : mapping of str to ndarray, optional
-        The `state` of an earlier memory of the same dtype, to go on from.
+        The `state` of an earlier memory of the same dtype, to go on from. Its arrays are never written to.
 
     Notes
     -----
@@ -62,6 +62,13 @@ class ErrorMemory:
             self._stored[name] = error
         # Arrays that nobody else has, so that they may be written to.
         self._own: set[str] = set()
+
+    @classmethod
+    def adopt(cls, decay: float, dtype: str, state: Mapping[str, Array]) -> ErrorMemory:
+        """Go on from arrays that nobody else uses, such as those just read from a store: they may be written to."""
+        memory = cls(decay, dtype, state)
+        memory._own = {name for name, error in state.items() if error.flags.writeable}
+        return memory
 
     @property
     def state(self) -> dict[str, Array]:

@@ -242,3 +242,28 @@ def test_a_state_of_another_dtype_is_refused(dtype: str) -> None:
             continue
         with pytest.raises(ValueError, match=f"'conv.weight' is .*, but a memory of dtype {dtype}"):
             ErrorMemory(dtype=dtype, state=state)
+
+
+def test_only_adopted_arrays_are_written_to() -> None:
+    """And adopted ones only until they are handed out."""
+    rng = np.random.default_rng(0)
+    update = {"w": rng.laplace(size=(40, 50)).astype("f4")}
+    for adopt in (True, False):
+        errors = {"w": rng.laplace(size=(40, 50)).astype("f4")}
+        before = errors["w"].copy()
+        memory = ErrorMemory.adopt(1.0, "float32", errors) if adopt else ErrorMemory(1.0, "float32", errors)
+        Codec().compress(update, memory=memory)
+        assert np.array_equal(errors["w"], before) is not adopt
+        assert np.shares_memory(errors["w"], memory.state["w"]) is adopt
+        handed_out = memory.state["w"]
+        kept = handed_out.copy()
+        Codec().compress(update, memory=memory)
+        assert np.array_equal(handed_out, kept)
+
+
+def test_adopted_arrays_that_cannot_be_written_to_are_replaced() -> None:
+    errors = {"w": np.ones(2000, "f4")}
+    errors["w"].setflags(write=False)
+    memory = ErrorMemory.adopt(1.0, "float32", errors)
+    Codec().compress({"w": np.arange(2000, dtype="f4")}, memory=memory)
+    assert not np.shares_memory(memory.state["w"], errors["w"])
