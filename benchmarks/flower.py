@@ -3,9 +3,9 @@
 The round's critical path, with clients that work side by side: the server makes the train messages; one of them
 travels to a client, which trains and answers; the answer travels back; the server aggregates all answers. "Travels"
 is what Flower does to a message at the two ends of a connection: cut it into objects, hash them, put them together
-again. There is no network in it, and no other process. "Ours" is what CO3Mod adds to the client's app, and
-CO3Strategy to the strategy that it wraps, decoding included. Training is a plain addition; what a real one takes is
-an option, and has a column of its own.
+again. There is no network in it, and no other process. "Ours" is what CO3Mod adds to the client's app, what
+CO3Strategy adds to FedAvg's configuring, and all of the aggregation, where decoding and averaging are one. Training
+is a plain addition; what a real one takes is an option, and has a column of its own.
 
 The answers are different ones up to a gigabyte in all, and then the same again, so that no cache holds them.
 """
@@ -141,41 +141,16 @@ class Stopwatch:
 
 
 class TimedFedAvg(FedAvg):
-    """FedAvg that knows how long it took, and how long of that it waited for its replies' arrays."""
+    """FedAvg that knows how long it took to configure a round."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.own, self.waited = Stopwatch(), Stopwatch()
+        self.own = Stopwatch()
 
     def configure_train(self, *args: Any) -> Iterable[Message]:
         """Configure as FedAvg does."""
         with self.own:
             return list(super().configure_train(*args))
-
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Aggregate as FedAvg does."""
-        replies = list(replies)
-        for reply in replies:
-            for record in reply.content.array_records.values():
-                for name, array in record.items():
-                    record[name] = _TimedArray(array, self.waited)
-        with self.own:
-            return super().aggregate_train(server_round, replies)
-
-
-class _TimedArray(Array):
-    """An array that counts the time it takes to become numpy's."""
-
-    def __init__(self, array: Array, watch: Stopwatch) -> None:
-        self.dtype, self.shape, self.stype = array.dtype, array.shape, array.stype
-        self._array, self._watch = array, watch
-
-    def numpy(self) -> np.ndarray[Any, Any]:
-        """The array as numpy's."""
-        with self._watch:
-            return self._array.numpy()
 
 
 class _Bench:
@@ -204,7 +179,7 @@ class _Bench:
     def round(self) -> Round:
         """Run one round."""
         self._record = ArrayRecord({n: Array(a.dtype, a.shape, a.stype, a.data) for n, a in self._record.items()})
-        own, waited = self._fedavg.own, self._fedavg.waited
+        own = self._fedavg.own
         own.seconds = 0.0
         marks = [time.perf_counter()]
         messages = self._configured()
@@ -224,11 +199,10 @@ class _Bench:
         replies = [
             Message(_fresh(content), reply_to=message) for content, message in zip(contents, messages, strict=True)
         ]
-        own.seconds = waited.seconds = 0.0
         start = time.perf_counter()
         self._strategy.aggregate_train(1, replies)
         aggregate = time.perf_counter() - start
-        ours = aggregate - own.seconds + waited.seconds + ours_configuring
+        ours = aggregate + ours_configuring  # decoding and averaging are one
         configure, down, client, up = parts
         return Round(configure, down, client, up, aggregate, client - trained.seconds, ours)
 

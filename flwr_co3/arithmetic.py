@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-LN2 = 0.6931471805599453
+_LN2 = 0.6931471805599453
 _END = 40.0  # beyond it the incomplete gamma function is taken for 1: the rest is below 1e-8 for a up to 10
 
 
@@ -70,15 +70,15 @@ def log(x: Floats) -> Floats:
     series = np.zeros_like(u)
     for k in range(21, 0, -2):  # |u| <= .172: the next term is below 1e-17
         series = series * square + 1 / k
-    result: Floats = 2 * u * series + (exponent - small) * LN2
+    result: Floats = 2 * u * series + (exponent - small) * _LN2
     return result
 
 
 def exp(x: Floats) -> Floats:
     """Exponential, its argument limited to -600 .. 600: ``2^n`` times a Taylor sum."""
     x = np.clip(x, -600.0, 600.0)
-    n = np.rint(x / LN2)
-    rest = x - n * LN2
+    n = np.rint(x / _LN2)
+    rest = x - n * _LN2
     series = np.ones_like(x)
     for k in range(16, 0, -1):  # |rest| <= .35
         series = 1 + rest * series / k

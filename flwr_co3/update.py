@@ -148,7 +148,7 @@ class Update:
         fmt = self.header.format
         by_code = {code: optimal_scale(fmt, GenNorm(decode_shape(code), 1.0)) for code in set(codes.tolist())}
         with np.errstate(over="ignore"):
-            width = np.maximum(moments.mean_abs * unit_widths()[codes] * moments.peak, sys.float_info.min)
+            width = np.maximum(moments.mean_abs * unit_widths(codes) * moments.peak, sys.float_info.min)
             scales = np.array([by_code[code] for code in codes.tolist()]) / width
         return np.where(moments.nonzero > 0, decode_positives(encode_positives(scales)), 1.0)
 

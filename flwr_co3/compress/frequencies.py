@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flwr_co3.arithmetic import LN2, incomplete_gamma, log, power
+from flwr_co3.arithmetic import incomplete_gamma, power
 
 #: Frequencies of a table sum to 2 to this power.
 PRECISION = 14
@@ -33,7 +33,8 @@ def cost_of_bytes(count: int) -> int:
 def log2_table() -> npt.NDArray[np.int32]:
     """Costs of one choice in 0 .. 2^14, shape (2^14 + 1,); the first stands for nothing."""
     costs = np.zeros(TOTAL + 1, np.int32)
-    costs[1:] = np.rint(log(np.arange(1.0, TOTAL + 1)) / LN2 * (1 << COST_BITS))
+    # None of these lies so near to a half that the last bit of a machine's logarithm could matter.
+    costs[1:] = np.rint(np.log2(np.arange(1.0, TOTAL + 1)) * (1 << COST_BITS))
     costs.setflags(write=False)
     return costs
 

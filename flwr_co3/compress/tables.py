@@ -258,7 +258,7 @@ def fits_of(moments: Measured) -> list[Fit]:
     """Fit tensors, by their moments, as it is sent; those that are all 0, or next to it, get any fit."""
     usable = (moments.nonzero > 0) & (moments.peak > _LEAST_PEAK)
     codes = shape_codes(moments)
-    widths = encode_positives(np.where(usable, moments.mean_abs * unit_widths()[codes] * moments.peak, 1.0))
+    widths = encode_positives(np.where(usable, moments.mean_abs * unit_widths(codes) * moments.peak, 1.0))
     return [
         Fit(*codes) for codes in zip(np.where(usable, codes, encode_shape(1.0)).tolist(), widths.tolist(), strict=True)
     ]
@@ -279,11 +279,15 @@ def _shape_bounds() -> tuple[int, npt.NDArray[np.float64]]:
     return codes.start, np.array([-log_moment_ratio(((code + 1.5) / 128) ** 2) for code in codes])
 
 
+def unit_widths(codes: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Width over mean magnitude, ``Gamma(1/b) / Gamma(2/b)`` at shape b, for codes of shapes."""
+    return np.array([_unit_width(code) for code in codes.tolist()])
+
+
 @cache
-def unit_widths() -> npt.NDArray[np.float64]:
-    """Width over mean magnitude, ``Gamma(1/b) / Gamma(2/b)`` at shape b, for each of the 256 codes of a shape."""
-    shapes = map(decode_shape, range(256))
-    return np.array([math.exp(math.lgamma(1 / shape) - math.lgamma(2 / shape)) for shape in shapes])
+def _unit_width(code: int) -> float:
+    shape = decode_shape(code)
+    return math.exp(math.lgamma(1 / shape) - math.lgamma(2 / shape))
 
 
 def encode_shape(shape: float) -> int:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from flwr_co3.moments import Source, flat, measure
+
 Array = npt.NDArray[Any]
 
 MEMORY_DTYPES = ("float32", "bfloat16", "float16")
@@ -79,7 +81,9 @@ class ErrorMemory:
     @property
     def norm(self) -> float:
         """Euclidean norm of all stored errors, in the units of the update."""
-        return math.sqrt(sum(_sum_of_squares(self._load(name)) for name in self._stored))
+        errors = measure([Source(flat(self._load(name)), None) for name in self._stored], 0.0)
+        squares = errors.mean_square * errors.entries
+        return float(np.sqrt(np.sum(squares * errors.peak**2))) if np.isfinite(errors.peak).all() else math.inf
 
     def compensate(self, update: Mapping[str, Array]) -> dict[str, Array]:
         """Add the decayed memory to an update.
@@ -204,7 +208,3 @@ def _difference(v: Array, sent: Array) -> Array:
 def _sum(error: Array, sent: Array) -> Array:
     work = np.promote_types(sent.dtype, np.float32)
     return np.asarray(np.add(error.astype(work, copy=False), sent.astype(work, copy=False)))
-
-
-def _sum_of_squares(x: Array) -> float:
-    return float(np.sum(np.square(x, dtype=np.float64)))
