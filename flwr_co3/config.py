@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from flwr_co3.compress import CODERS, MAX_MAGNITUDE
-from flwr_co3.convert import FloatFormat
+from flwr_co3.convert import RECONSTRUCTIONS, ROUNDINGS, FloatFormat, Quantizer
 from flwr_co3.correct import MEMORY_DTYPES
 from flwr_co3.rate import RateLimit
-
-ROUNDINGS = ("nearest", "stochastic")
 
 #: BatchNorm's running statistics: they are no sums of gradients, and small.
 BATCH_NORM_STATISTICS = ("*running_mean", "*running_var", "*num_batches_tracked")
@@ -37,7 +35,11 @@ class CO3Config:
         What updates are multiplied by before rounding. "optimal" minimises each tensor's expected squared error under
         its generalised normal fit; a number holds for all tensors, in 1 / units of the update: smaller, fewer bits.
     rounding : str (default: "nearest")
-        "nearest" level, or "stochastic": up or down at random, unbiased.
+        To the "nearest" level; "stochastic", up or down at random, unbiased; or "rd", to the level that is best for its
+        error and its bits together: fewer levels that are not 0, for updates without a memory.
+    reconstruction : str (default: "level")
+        What a level decodes to: itself, or with "centroid" the mean of the values that were rounded to it, which costs
+        a few bytes a tensor. With "rd" the best for its bits; not with "stochastic", which it would bias.
     exact : tuple of str (default: BatchNorm's running statistics)
         Shell patterns of names of tensors that travel without loss.
     exact_below : int (default: 8)
@@ -62,6 +64,7 @@ class CO3Config:
     memory_decay: float = 1.0
     scale: Literal["optimal"] | float = "optimal"
     rounding: str = "nearest"
+    reconstruction: str = "level"
     exact: tuple[str, ...] = BATCH_NORM_STATISTICS
     exact_below: int = 8
     memory_dtype: str = "float32"
@@ -77,10 +80,16 @@ class CO3Config:
         for name, value, choices in (
             ("coder", self.coder, CODERS),
             ("rounding", self.rounding, ROUNDINGS),
+            ("reconstruction", self.reconstruction, RECONSTRUCTIONS),
             ("memory_dtype", self.memory_dtype, MEMORY_DTYPES),
         ):
             if value not in choices:
                 raise ValueError(f"CO3Config {name} must be one of {', '.join(choices)}, not {value!r}.")
+        if self.rounding == "stochastic" and self.reconstruction == "centroid":
+            raise ValueError(
+                'CO3Config rounding "stochastic" is unbiased only if levels decode to themselves: take reconstruction '
+                '"level", or another rounding.'
+            )
         if not (_is_number(self.memory_decay) and 0 <= self.memory_decay <= 1):
             raise ValueError(f"CO3Config memory_decay must lie within 0 to 1, not be {self.memory_decay!r}.")
         if self.scale != "optimal" and not (_is_number(self.scale) and 0 < self.scale <= sys.float_info.max):
@@ -99,6 +108,11 @@ class CO3Config:
     def float_format(self) -> FloatFormat:
         """The format itself."""
         return self.format if isinstance(self.format, FloatFormat) else FloatFormat(self.format)
+
+    @property
+    def quantizer(self) -> Quantizer:
+        """How values become levels, and levels values."""
+        return Quantizer(self.float_format, self.rounding, self.reconstruction)
 
     def to_json(self) -> str:
         """Write what differs from the defaults, as one line of JSON (at least ``{}``)."""

@@ -13,10 +13,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from flwr_co3.compress import CODERS, MAX_MAGNITUDE, Levels, Model, Plan, read_model, read_stream, write_stream
+from flwr_co3.compress import (
+    CODERS,
+    MAX_MAGNITUDE,
+    Levels,
+    Model,
+    Plan,
+    ZeroModel,
+    read_model,
+    read_stream,
+    write_stream,
+)
 from flwr_co3.compress.frequencies import TOTAL
 from flwr_co3.compress.tables import decode_positives, encode_positives
-from flwr_co3.convert import FloatFormat, magnitude_values
+from flwr_co3.convert import Codes, FloatFormat, magnitude_values, points_of
 from flwr_co3.errors import FrameError
 from flwr_co3.wire import Reader, Writer, varint
 
@@ -24,7 +34,7 @@ Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 
 MAGIC = b"CO3"
-VERSION = 1
+VERSION = 2  # the highest that is read, and written where version 1 could not say what is in it
 EMPTY = b"\x00"  # the empty update: no tensor at all, for budgets that hold nothing else
 
 #: A dtype's place is its code on the wire.
@@ -39,7 +49,8 @@ LOSSY_DTYPES = ("float16", "float32", "float64", "bfloat16")
 POOLED_ENTRIES = 1024
 
 _HUFFMAN, _TABLE_DEFLATED, _EXACT_DEFLATED, _COMMON_SCALE, _OWN_SCALES = 1, 2, 4, 8, 16
-_FLAGS = 31
+_CENTROIDS = 64
+_FLAGS = (31, 31 | _CENTROIDS)  # that the versions know
 _EXACT = 0x80  # of a dtype's byte
 MAX_TENSORS = 1 << 16
 _MAX_TABLE_BYTES = 1 << 24
@@ -156,12 +167,13 @@ def _known_header(
     return Header(fmt, coder, dict(tensors), exact)
 
 
-def values_of(fmt: FloatFormat, scales: npt.ArrayLike, dtype: str) -> Array:
+def values_of(points: Floats, scales: npt.ArrayLike, dtype: str) -> Array:
     """What each symbol decodes to in tensors of these scales and this dtype, as the last of the dimensions.
 
-    Levels beyond the dtype's range become its largest number.
+    `points` are what the magnitudes stand for, in units of the levels. Values beyond the dtype's range become its
+    largest number.
     """
-    magnitudes = magnitude_values(fmt, scales, dtype)
+    magnitudes = magnitude_values(points, scales, dtype)
     return np.concatenate([-magnitudes[..., :0:-1], magnitudes], axis=-1).astype(numpy_dtype(dtype))
 
 
@@ -173,6 +185,7 @@ def write_frame(
     scales: Floats,
     plans: list[Plan],
     exact: Iterable[Array],
+    codes: Codes | None = None,
 ) -> bytes:
     """Put a frame together.
 
@@ -187,6 +200,8 @@ def write_frame(
         How each group is coded.
     exact : iterable of ndarray
         The tensors that travel without loss, in the order of the header.
+    codes : ndarray of int8, shape (groups, zero), optional
+        Where each group's magnitudes decode to other points than their levels; see `points_of`.
     """
     flags = _HUFFMAN * (header.coder == "huffman")
     body = Writer()
@@ -197,8 +212,12 @@ def write_frame(
     body.block(table)
     models = Writer()
     flags |= _write_scales(models, scales)
-    for plan in plans:
+    if codes is not None and codes.any():
+        flags |= _CENTROIDS
+    for group, plan in enumerate(plans):
         models += plan.header
+        if flags & _CENTROIDS and codes is not None and not plan.is_zero:
+            _write_codes(models, codes[group])
     body.block(bytes(models))
     raw = b"".join(_little_endian(tensor) for tensor in exact)
     smaller = zlib.compress(raw, 6)
@@ -206,11 +225,27 @@ def write_frame(
         flags |= _EXACT_DEFLATED
         raw = smaller
     body.block(raw)
-    parts: list[bytes | bytearray] = [MAGIC + bytes([VERSION, flags]), body, *write_stream(plans, header.coder)]
+    parts: list[bytes | bytearray] = [
+        MAGIC + bytes([_version_for(flags), flags]),
+        body,
+        *write_stream(plans, header.coder),
+    ]
     checksum = 0
     for part in parts:
         checksum = zlib.crc32(part, checksum)
     return b"".join([*parts, checksum.to_bytes(4, "little")])
+
+
+def _version_for(flags: int) -> int:
+    """The lowest version that knows what is in a frame, so that older readers can read what they might."""
+    return next(version for version, known in enumerate(_FLAGS, start=1) if not flags & ~known)
+
+
+def _write_codes(out: Writer, codes: npt.NDArray[np.int8]) -> None:
+    """Write how many of a group's codes follow, and these; the others are 0."""
+    used = int(np.flatnonzero(codes).max(initial=-1)) + 1
+    out.u8(used)
+    out += codes[:used].tobytes()
 
 
 def _write_scales(out: Writer, scales: Floats) -> int:
@@ -292,6 +327,7 @@ class FrameReader:
         self._levels: list[Levels] | None = None
         self._models: list[Model] = []
         self._scales: dict[str, float] = {}
+        self._points: dict[str, Floats] = {}  # where they are not the levels
         if frame == EMPTY:
             self._header = Header(FloatFormat("fp4"), "rans", self.tensors, self.exact)
             return
@@ -342,7 +378,10 @@ class FrameReader:
         fmt = header.format
         for group in header.groups:
             entries = sum(self.tensors[name].entries for name in group)
-            self._models.append(read_model(reader, entries, fmt.zero, fmt.edges, header.coder == "rans"))
+            model = read_model(reader, entries, fmt.zero, fmt.edges, header.coder == "rans")
+            self._models.append(model)
+            if flags & _CENTROIDS and not isinstance(model, ZeroModel):
+                self._points.update(dict.fromkeys(group, points_of(fmt, _read_codes(reader, fmt.zero))))
         reader.finish()
 
     def read(self, name: str) -> Array:
@@ -413,7 +452,8 @@ class FrameReader:
             self._levels = self._decode()
         values = self._float32_values.get(name)
         if values is None:
-            values = values_of(self._header.format, self._scales[name], self.tensors[name].dtype)
+            points = self._points.get(name, self._header.format.magnitudes)
+            values = values_of(points, self._scales[name], self.tensors[name].dtype)
         if weight is not None:
             values = values * values.dtype.type(weight)
         group, first = self._places[name]
@@ -447,7 +487,9 @@ class FrameReader:
     def _float32_values(self) -> dict[str, Array]:
         """What each symbol decodes to in each float32 tensor: all at once, since there may be hundreds of tensors."""
         scales = {name: scale for name, scale in self._scales.items() if self.tensors[name].dtype == "float32"}
-        values = values_of(self._header.format, np.array(list(scales.values())), "float32")
+        levels = self._header.format.magnitudes
+        points = np.array([self._points.get(name, levels) for name in scales]) if self._points else levels
+        values = values_of(points, np.array(list(scales.values())), "float32")
         return dict(zip(scales, values, strict=True))
 
     @cached_property
@@ -471,14 +513,14 @@ def _open(frame: bytes) -> tuple[int, Reader]:
         raise FrameError(f"This is no CO3 frame: it begins with {bytes(frame[:3])!r} instead of {MAGIC!r}.")
     if len(frame) < len(MAGIC) + 6:
         raise FrameError(f"The frame is cut: {len(frame)} bytes are too few for any frame.")
-    if frame[3] != VERSION:
+    if not 1 <= frame[3] <= VERSION:
         raise FrameError(
-            f"The frame has version {frame[3]}, and this flwr-co3 reads version {VERSION}: update the older side."
+            f"The frame has version {frame[3]}, and this flwr-co3 reads versions 1 to {VERSION}: update the older side."
         )
     if zlib.crc32(frame[:-4]) != int.from_bytes(frame[-4:], "little"):
         raise FrameError("The frame is damaged: its checksum does not match its bytes.")
     flags = frame[4]
-    if flags & ~_FLAGS:
+    if flags & ~_FLAGS[frame[3] - 1]:
         raise FrameError(f"The frame has flags {flags:#04x}, some of which this version doesn't know.")
     return flags, Reader(memoryview(frame)[5:-4], "frame")
 
@@ -488,6 +530,16 @@ def _header_of(table: memoryview, inflated: int | None, coder: str) -> Header:
     if max(len(table), inflated or 0) > _MAX_KNOWN_TABLE_BYTES:
         return _read_table(table, inflated, coder)
     return _known_table(bytes(table), inflated, coder)
+
+
+def _read_codes(reader: Reader, zero: int) -> npt.NDArray[np.int8]:
+    """Reverse `_write_codes`."""
+    used = reader.u8()
+    if used > zero:
+        raise FrameError(f"A group of tensors has {used} centroids, and its format {zero} levels above 0.")
+    codes = np.zeros(zero, np.int8)
+    codes[:used] = np.frombuffer(reader.take(used), np.int8)
+    return codes
 
 
 def _inflate_exact(data: memoryview, size: int, deflated: bool) -> bytes:
