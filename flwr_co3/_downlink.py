@@ -8,6 +8,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from numpy.typing import NDArray
 
+from flwr_co3._acknowledgements import Ledger
 from flwr_co3._protocol import (
     BASE_KEY,
     CONFIG_KEY,
@@ -37,16 +38,16 @@ class Downlink:
     ----------
     config : CO3Config
         How the server compresses.
-    run : str
-        The run's token.
+    ledger : Ledger
+        The run.
 
     Raises
     ------
     ValueError
-        If the config is something else, or has a decay.
+        If the config is something else, or has a decay, or a rate that differs from node to node.
     """
 
-    def __init__(self, config: CO3Config, run: str) -> None:
+    def __init__(self, config: CO3Config, ledger: Ledger) -> None:
         if not isinstance(config, CO3Config):
             raise ValueError(f"The downlink of a CO3Strategy must be a CO3Config or None, not {config!r}.")
         if config.memory_decay != 1:
@@ -54,8 +55,13 @@ class Downlink:
                 f"The downlink's memory_decay must be 1, not {config.memory_decay}: the server remembers what the "
                 "clients' model lacks by that model itself."
             )
-        self._codec = Codec(config)
-        self._run = run
+        if callable(config.rate):
+            raise ValueError(
+                "The downlink's rate must be a RateLimit, not a function of round and node: all nodes are sent the "
+                "same frames. (Its numbers may be schedules.)"
+            )
+        self._config = config
+        self._ledger = ledger
         self._source: ArrayRecord | None = None  # of which the current version was made
         self._whole = ArrayRecord()
         self._version = Version(0, 0)
@@ -64,13 +70,13 @@ class Downlink:
         self._held: dict[int, int] = {}  # by node: the version that it has for certain
         self.tensors: Tensors = {}  # the current version
 
-    def advance(self, record: ArrayRecord) -> None:
+    def advance(self, record: ArrayRecord, server_round: int) -> None:
         """Make the next version, near this model."""
         if record is self._source:
             return
         new = {name: array.numpy() for name, array in record.items()}
         number = self._version.number + 1
-        frame = self._step(new)
+        frame = self._step(new, self._ledger.course.config(self._config, server_round))
         if frame is None:
             self.tensors = new
             self._names, self._frames = {}, {}
@@ -88,7 +94,7 @@ class Downlink:
         ((key, _),) = message.content.array_records.items()
         content = message.content.copy()
         config_key, config = next(iter(content.config_records.items()), (CONFIG_KEY, ConfigRecord()))
-        entries: dict[str, str | bytes] = {RUN_KEY: self._run, MODEL_KEY: self._version.write()}
+        entries: dict[str, str | bytes] = {RUN_KEY: self._ledger.run, MODEL_KEY: self._version.write()}
         base = self._held.get(message.metadata.dst_node_id)
         content[key] = self._whole
         if base is not None and (base == self._version.number or base in self._frames):
@@ -110,12 +116,12 @@ class Downlink:
             elif node in self._held:
                 self._held[node] = self._version.number
 
-    def _step(self, new: Tensors) -> bytes | None:
+    def _step(self, new: Tensors, config: CO3Config) -> bytes | None:
         """Return a frame from the current version to a model; None where only the whole model will do."""
         if not self._version.number:
             return None
         try:
-            return step(self._codec, self.tensors, new)
+            return step(Codec(config), self.tensors, new)
         except ValueError as error:
             logger.warning("CO3 sends clients the whole model, because there is no frame for it: %s", error)
             return None
