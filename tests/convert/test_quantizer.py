@@ -22,7 +22,7 @@ def counts_of(*groups: Array) -> MagnitudeCounts:
 
 
 @pytest.mark.parametrize("name", ["fp4", "fp8", "uniform"])
-@pytest.mark.parametrize("scale", [0.3, 1.0, 1.5])
+@pytest.mark.parametrize("scale", [0.2, 0.5, 1.0])
 def test_every_value_gets_the_level_that_is_best_for_its_error_and_its_bits(name: str, scale: float) -> None:
     fmt, x = FloatFormat(name), gennorm(0.8, 100_000).astype("f4")
     step = float(fmt.magnitudes[1])
