@@ -26,8 +26,9 @@ from flwr_co3.compress import (
 )
 from flwr_co3.compress.frequencies import TOTAL
 from flwr_co3.compress.tables import decode_positives, encode_positives
-from flwr_co3.convert import Codes, FloatFormat, magnitude_values, points_of
+from flwr_co3.convert import Codes, FloatFormat, largest_number, magnitude_values, points_of
 from flwr_co3.errors import FrameError
+from flwr_co3.schemes.body import Body
 from flwr_co3.wire import Reader, Writer, varint
 
 Array = npt.NDArray[Any]
@@ -50,7 +51,8 @@ POOLED_ENTRIES = 1024
 
 _HUFFMAN, _TABLE_DEFLATED, _EXACT_DEFLATED, _COMMON_SCALE, _OWN_SCALES = 1, 2, 4, 8, 16
 _CENTROIDS = 64
-_FLAGS = (31, 31 | _CENTROIDS)  # that the versions know
+_SCHEME = 128  # the tensors are coded by another scheme than CO3
+_FLAGS = (31, 31 | _CENTROIDS | _SCHEME)  # that the versions know
 _EXACT = 0x80  # of a dtype's byte
 MAX_TENSORS = 1 << 16
 _MAX_TABLE_BYTES = 1 << 24
@@ -203,33 +205,46 @@ def write_frame(
     codes : ndarray of int8, shape (groups, zero), optional
         Where each group's magnitudes decode to other points than their levels; see `points_of`.
     """
-    flags = _HUFFMAN * (header.coder == "huffman")
-    body = Writer()
-    table, inflated = header.table
-    if inflated is not None:
-        flags |= _TABLE_DEFLATED
-        body.varint(inflated)
-    body.block(table)
     models = Writer()
-    flags |= _write_scales(models, scales)
+    flags = _HUFFMAN * (header.coder == "huffman") | _write_scales(models, scales)
     if codes is not None and codes.any():
         flags |= _CENTROIDS
     for group, plan in enumerate(plans):
         models += plan.header
         if flags & _CENTROIDS and codes is not None and not plan.is_zero:
             _write_codes(models, codes[group])
-    body.block(bytes(models))
+    return _assemble(header, flags, bytes(models), exact, write_stream(plans, header.coder))
+
+
+def write_scheme_frame(header: Header, models: bytes, coded: list[bytes], exact: Iterable[Array]) -> bytes:
+    """Put a frame of another scheme together.
+
+    Parameters
+    ----------
+    header, exact
+        As for `write_frame`; the header's format means nothing.
+    models, coded : bytes, list of bytes
+        What `flwr_co3.schemes.body.write_body` returned.
+    """
+    return _assemble(header, _SCHEME, models, exact, coded)
+
+
+def _assemble(header: Header, flags: int, models: bytes, exact: Iterable[Array], coded: list[bytes]) -> bytes:
+    """Put the sections of a frame together."""
+    body = Writer()
+    table, inflated = header.table
+    if inflated is not None:
+        flags |= _TABLE_DEFLATED
+        body.varint(inflated)
+    body.block(table)
+    body.block(models)
     raw = b"".join(_little_endian(tensor) for tensor in exact)
     smaller = zlib.compress(raw, 6)
     if len(smaller) < len(raw):
         flags |= _EXACT_DEFLATED
         raw = smaller
     body.block(raw)
-    parts: list[bytes | bytearray] = [
-        MAGIC + bytes([_version_for(flags), flags]),
-        body,
-        *write_stream(plans, header.coder),
-    ]
+    parts: list[bytes | bytearray] = [MAGIC + bytes([_version_for(flags), flags]), body, *coded]
     checksum = 0
     for part in parts:
         checksum = zlib.crc32(part, checksum)
@@ -328,6 +343,8 @@ class FrameReader:
         self._models: list[Model] = []
         self._scales: dict[str, float] = {}
         self._points: dict[str, Floats] = {}  # where they are not the levels
+        self._body: Body | None = None
+        self._vectors: dict[str, Array] | None = None
         if frame == EMPTY:
             self._header = Header(FloatFormat("fp4"), "rans", self.tensors, self.exact)
             return
@@ -338,10 +355,23 @@ class FrameReader:
         if like is not None:
             _check_like(self.tensors, like)
         self._check_memory(len(frame), max_bytes, expected=like is not None)
-        models = Reader(body.block(), "section of models")
-        self._read_models(models, flags)
+        models = body.block()
         self._exact_data = _inflate_exact(body.block(), self._exact_bytes, bool(flags & _EXACT_DEFLATED))
         self._coded = body.take(body.left)
+        if flags & _SCHEME:
+            self._body = Body(models, self._coded, [self.tensors[name].entries for name in header.lossy])
+        else:
+            self._read_models(Reader(models, "section of models"), flags)
+
+    @property
+    def body(self) -> Body | None:
+        """What another scheme than CO3 coded, its vectors in the order of `lossy`; None in CO3's own frames."""
+        return self._body
+
+    @property
+    def lossy(self) -> list[str]:
+        """Names of the tensors that did not travel without loss and have entries, as they are coded."""
+        return self._header.lossy
 
     @property
     def _exact_bytes(self) -> int:
@@ -448,6 +478,13 @@ class FrameReader:
         """Write what a tensor decodes to, or add it with a weight."""
         if not out.size:
             return
+        if self._body is not None:
+            vector = self._decoded(self._body)[name]
+            if weight is None:
+                out[:] = vector
+            else:
+                out += vector * vector.dtype.type(weight)
+            return
         if self._levels is None:
             self._levels = self._decode()
         values = self._float32_values.get(name)
@@ -465,12 +502,14 @@ class FrameReader:
             numpy_dtype(spec.dtype)
             if name in self.exact and spec.dtype == "bool" and self._read_exact(name).view(np.uint8).max(initial=0) > 1:
                 raise FrameError(f"Tensor {name!r} is boolean and holds a byte that is neither 0 nor 1.")
-        if self._levels is None and self._header.lossy:
+        if self._body is not None:
+            self._decoded(self._body)
+        elif self._levels is None and self._header.lossy:
             self._levels = self._decode()
 
     def close(self) -> None:
         """Drop the decoded levels; `read` makes them anew."""
-        self._levels = None
+        self._levels = self._vectors = None
 
     def _read_exact(self, name: str) -> Array:
         dtype = numpy_dtype(self.tensors[name].dtype).newbyteorder("<")
@@ -503,8 +542,24 @@ class FrameReader:
                 first += self.tensors[name].entries
         return places
 
+    def _decoded(self, body: Body) -> dict[str, Array]:
+        """Tensors of another scheme, flat; they are kept until `close`."""
+        if self._vectors is None:
+            names = self._header.lossy
+            self._vectors = {
+                name: _narrowed(vector, self.tensors[name].dtype)
+                for name, vector in zip(names, body.vectors(), strict=True)
+            }
+        return self._vectors
+
     def _decode(self) -> list[Levels]:
         return read_stream(self._coded, self._models, self._header.coder)
+
+
+def _narrowed(vector: Floats, dtype: str) -> Array:
+    """Return a vector in the type of its tensor; what is beyond its range becomes its largest number."""
+    limit = largest_number(dtype)
+    return np.clip(vector, -limit, limit).astype(numpy_dtype(dtype))
 
 
 def _open(frame: bytes) -> tuple[int, Reader]:

@@ -1,6 +1,6 @@
 """Convert: arrays to level indices and back."""
 
-from flwr_co3.convert.conversion import Converted, convert, keep, magnitude_values
+from flwr_co3.convert.conversion import Converted, convert, keep, largest_number, magnitude_values
 from flwr_co3.convert.float_format import FloatFormat
 from flwr_co3.convert.optimal_scale import distortion, optimal_scale
 from flwr_co3.convert.quantizer import RECONSTRUCTIONS, ROUNDINGS, Cells, Codes, Quantizer, points_of
@@ -16,6 +16,7 @@ __all__ = [
     "convert",
     "distortion",
     "keep",
+    "largest_number",
     "magnitude_values",
     "optimal_scale",
     "points_of",

@@ -91,10 +91,15 @@ def magnitude_values(magnitudes: Floats, scales: npt.ArrayLike, dtype: str) -> F
 
     `magnitudes`, in units of the levels, may be one row for all scales or one for each.
     """
-    limit = (2 - 2**-7) * 2.0**127 if dtype == "bfloat16" else float(np.finfo(dtype).max)
     with np.errstate(over="ignore"):
-        values: Floats = np.minimum(magnitudes / np.asarray(scales, np.float64)[..., None], limit)
+        ratios = magnitudes / np.asarray(scales, np.float64)[..., None]
+    values: Floats = np.minimum(ratios, largest_number(dtype))
     return values
+
+
+def largest_number(dtype: str) -> float:
+    """The largest finite number of a floating-point type."""
+    return (2 - 2**-7) * 2.0**127 if dtype == "bfloat16" else float(np.finfo(dtype).max)
 
 
 def _convert_in_numpy(
