@@ -70,7 +70,7 @@ class Encoded:
     @cached_property
     def sent(self) -> dict[str, Array]:
         """What decoding gives; zeros for tensors that a tiny budget left out. Decoded when it is first asked for."""
-        specs = self._update.header.tensors
+        specs = {name: self._update.header.tensors[name] for name in self._update.tensors}
         reader = FrameReader(self.frame, like=specs)
         if not reader.tensors:
             return {name: np.zeros(spec.shape, numpy_dtype(spec.dtype)) for name, spec in specs.items()}
@@ -90,7 +90,8 @@ class Encoded:
         update = self._update
         lossy = {name: k for k, name in enumerate(update.header.lossy)}
         tensors = {}
-        for name, spec in update.header.tensors.items():
+        for name in update.tensors:
+            spec = update.header.tensors[name]
             if name in lossy:
                 tensors[name] = self._report_of(lossy[name])
             else:
@@ -184,7 +185,12 @@ class Codec:
         return is_exact(name, array, self.config)
 
     def compress(
-        self, update: Mapping[str, Array], *, memory: ErrorMemory | None = None, max_bytes: int | None = None
+        self,
+        update: Mapping[str, Array],
+        *,
+        memory: ErrorMemory | None = None,
+        max_bytes: int | None = None,
+        known: bool = False,
     ) -> Encoded:
         """Encode an update, with what its memory holds, and keep what that loses.
 
@@ -199,6 +205,9 @@ class Codec:
             update that is refused.
         max_bytes : int, optional
             Another hard limit on the frame, besides the config's; the tighter one holds.
+        known : bool (default: False)
+            Whether the receiver knows names, dtypes and shapes of the tensors. The frame is smaller then, and can only
+            be decoded with them as `like`.
 
         Returns
         -------
@@ -216,7 +225,7 @@ class Codec:
         limited = max_bytes is not None or self._limit is not None
         if memory is not None and not memory.decay:
             memory = None
-        checked = Update.of(update, self.config, memory, budget=limited)
+        checked = Update.of(update, self.config, memory, budget=limited, known=known)
         if limited:
             return self._within(self._budget(checked.parameters, max_bytes), checked, memory)
         if self.config.scale == "optimal":

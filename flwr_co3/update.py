@@ -82,7 +82,13 @@ class Update:
 
     @classmethod
     def of(
-        cls, update: Mapping[str, Array], config: CO3Config, memory: ErrorMemory | None = None, *, budget: bool = False
+        cls,
+        update: Mapping[str, Array],
+        config: CO3Config,
+        memory: ErrorMemory | None = None,
+        *,
+        budget: bool = False,
+        known: bool = False,
     ) -> Update:
         """Check and measure an update.
 
@@ -96,6 +102,8 @@ class Update:
             What is added to the tensors that are converted.
         budget : bool (default: False)
             Whether to count magnitudes.
+        known : bool (default: False)
+            Whether the receiver knows the tensors. Their order is then that of their names, on both sides.
 
         Raises
         ------
@@ -107,12 +115,13 @@ class Update:
         if len(update) > MAX_TENSORS:
             raise ValueError(f"The update has {len(update)} tensors; a frame can hold {MAX_TENSORS}: send it in parts.")
         tensors = {name: _as_array(name, tensor) for name, tensor in update.items()}
+        names = sorted(tensors) if known else tensors
         exact = frozenset(name for name, tensor in tensors.items() if is_exact(name, tensor, config))
         for name in exact:
             if not _is_finite(tensors[name]):
                 raise _not_finite(name)
-        specs = {name: TensorSpec(_dtype_name(tensor.dtype), tensor.shape) for name, tensor in tensors.items()}
-        header = Header.of(config.float_format, config.coder, specs, exact)
+        specs = {name: TensorSpec(_dtype_name(tensors[name].dtype), tensors[name].shape) for name in names}
+        header = Header.of(config.float_format, config.coder, specs, exact, known)
         dtypes = {name: tensors[name].dtype for name in header.lossy}
         errors: dict[str, Array | None] = {}
         if memory is not None:
@@ -136,7 +145,7 @@ class Update:
     @property
     def exact(self) -> dict[str, Array]:
         """The tensors that travel without loss."""
-        return {name: tensor for name, tensor in self.tensors.items() if name in self.header.exact}
+        return {name: self.tensors[name] for name in self.header.tensors if name in self.header.exact}
 
     @cached_property
     def optimal_scales(self) -> Floats:
