@@ -19,7 +19,7 @@ from flwr_co3.correct import ErrorMemory
 from flwr_co3.frame import EMPTY, FrameReader, TensorSpec, numpy_dtype, write_frame
 from flwr_co3.gennorm import GenNorm
 from flwr_co3.moments import BLOCK
-from flwr_co3.rate import largest_within
+from flwr_co3.rate import largest_within, suited
 from flwr_co3.update import Update, is_exact
 
 Array = npt.NDArray[Any]
@@ -147,7 +147,6 @@ class Codec:
     def __init__(self, config: CO3Config | None = None, *, seed: int | None = None) -> None:
         self.config = CO3Config() if config is None else config
         self._limit = self.config.limit
-        self._format = self.config.float_format
         self._rng = np.random.default_rng(seed) if self.config.rounding == "stochastic" else None
 
     def encode(self, update: Mapping[str, Array]) -> bytes:
@@ -250,13 +249,15 @@ class Codec:
         if len(nothing) > budget:
             nothing, best = EMPTY, None
         else:
+            update = suited(update, self.config.formats, 8 * (budget - len(nothing)))
+            nothing = self._frame_of_zeros(update)
             best = largest_within(budget, len(nothing), update, lambda scales: self._at(scales, update, None))
         if memory is not None:
             kept = _places(update, memory)
             if best is None:
                 _keep_all(update, kept)
             else:
-                keep(self._format, update.sources, update.decay, best.scales, best.converted, kept)
+                keep(update.header.format, update.sources, update.decay, best.scales, best.converted, kept)
             _replace(memory, update, kept)
         if best is not None:
             return Encoded(best.frame, update, best.losses)
@@ -270,12 +271,10 @@ class Codec:
 
     def _at(self, scales: Floats, update: Update, kept: list[Array] | None) -> _Attempt:
         """Encode at a scale for each tensor that is converted."""
-        header = update.header
+        header, fmt = update.header, update.header.format
         units = np.where(update.moments.peak > 0, update.moments.peak, 1.0)
-        converted = convert(self._format, update.sources, update.decay, scales, units, rng=self._rng, kept=kept)
-        plans = [
-            plan(group, self._format.edges, header.coder == "rans") for group in _groups(converted, scales, update)
-        ]
+        converted = convert(fmt, update.sources, update.decay, scales, units, rng=self._rng, kept=kept)
+        plans = [plan(group, fmt.edges, header.coder == "rans") for group in _groups(converted, scales, update)]
         frame = write_frame(header, scales, plans, update.exact.values())
         group_bytes = np.array([plan.cost for plan in plans]) / (8 << COST_BITS)
         members = [len(group) for group in header.group_members]

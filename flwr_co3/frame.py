@@ -45,7 +45,7 @@ _SHORT_SCALE, _JOINED, _EXACT_MARKED = 1 << 8, 1 << 9, 1 << 10
 _FORMAT_SHIFT = 11
 _FLAGS = (31, 31 | _KNOWN_TABLE)  # of the first byte, that the versions know
 #: A format's place, from 1, is its number where the table is known; 0 stands for any other.
-_FORMATS = ("fp4", "fp8", "fp8_143", "e2m1", "e4m3", "e5m2")
+_FORMATS = ("fp4", "fp8", "fp8_143", "e2m1", "e4m3", "e5m2", "uniform", "e2m5", "e3m4")
 _EXACT = 0x80  # of a dtype's byte
 MAX_TENSORS = 1 << 16
 _MAX_TABLE_BYTES = 1 << 24
@@ -127,9 +127,13 @@ class Header:
         """Make a header, or return the one of the same model's last updates, with all that was worked out for it."""
         return _known_header(fmt, coder, tuple(tensors.items()), exact, known, joined)
 
-    def with_groups(self, joined: bool) -> Header:
-        """Return a header for the same tensors in one group, or in their own."""
-        return Header.of(self.format, self.coder, self.tensors, self.exact, self.known, joined)
+    def with_format(self, fmt: FloatFormat) -> Header:
+        """Return a header for the same tensors in another format."""
+        return Header.of(fmt, self.coder, self.tensors, self.exact, self.known, self.joined)
+
+    def as_one_group(self) -> Header:
+        """Return a header for the same tensors, all of them in one group."""
+        return Header.of(self.format, self.coder, self.tensors, self.exact, self.known, joined=True)
 
     @cached_property
     def nbytes(self) -> int:
@@ -305,9 +309,9 @@ _SHORT_BYTES = 3  # of a float64: sign and exponent, and 12 bits of mantissa
 
 
 def short_scale(scale: float) -> float:
-    """Round a positive scale down to one that 24 bits can hold."""
+    """Round a positive scale down to one that 24 bits can hold, if there is one."""
     kept = np.float64(scale).view(np.int64) >> (64 - 8 * _SHORT_BYTES) << (64 - 8 * _SHORT_BYTES)
-    return float(np.int64(kept).view(np.float64))
+    return float(np.int64(kept).view(np.float64)) or scale
 
 
 def _write_format(fmt: FloatFormat) -> bytes:

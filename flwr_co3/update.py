@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import re
 import sys
@@ -23,7 +24,7 @@ from flwr_co3.compress.tables import (
     unit_widths,
 )
 from flwr_co3.config import CO3Config
-from flwr_co3.convert import optimal_scale
+from flwr_co3.convert import FloatFormat, optimal_scale
 from flwr_co3.correct import ErrorMemory
 from flwr_co3.frame import DTYPES, LOSSY_DTYPES, MAX_TENSORS, Header, TensorSpec
 from flwr_co3.gennorm import GenNorm
@@ -147,6 +148,16 @@ class Update:
         """The tensors that travel without loss."""
         return {name: self.tensors[name] for name in self.header.tensors if name in self.header.exact}
 
+    def in_format(self, fmt: FloatFormat) -> Update:
+        """Return the same, to be converted to another format."""
+        return dataclasses.replace(self, header=self.header.with_format(fmt))
+
+    def joined(self) -> Update:
+        """Return the same as one group."""
+        assert self.magnitudes is not None, "the update's magnitudes were not counted"
+        together = self.magnitudes.sum(axis=0, keepdims=True, dtype=np.uint32)
+        return dataclasses.replace(self, header=self.header.as_one_group(), magnitudes=together)
+
     @cached_property
     def optimal_scales(self) -> Floats:
         """For each tensor that is converted, the scale that minimises the expected squared error of its values."""
@@ -160,6 +171,12 @@ class Update:
             width = np.maximum(moments.mean_abs * unit_widths(codes) * moments.peak, sys.float_info.min)
             scales = np.array([by_code[code] for code in codes.tolist()]) / width
         return np.where(moments.nonzero > 0, decode_positives(encode_positives(scales)), 1.0)
+
+    @cached_property
+    def caps(self) -> Floats:
+        """For each group, the mean of its tensors' optimal scales: no budget asks for a larger one."""
+        octaves = np.log2(self.optimal_scales)
+        return np.array([2.0 ** float(np.mean(octaves[m.start : m.stop])) for m in self.header.group_members])
 
     def fits(self, scales: Floats) -> list[tuple[Fit, Fit]]:
         """Fit each group of tensors, multiplied by their scales: all entries, and those that are not exactly 0."""
