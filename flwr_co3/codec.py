@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from flwr_co3.by_scheme import encode as encode_by_scheme
 from flwr_co3.compress import Group, Plan, plan
 from flwr_co3.compress.frequencies import COST_BITS
 from flwr_co3.config import CO3Config
@@ -20,6 +21,7 @@ from flwr_co3.frame import EMPTY, FrameReader, TensorSpec, numpy_dtype, write_fr
 from flwr_co3.gennorm import GenNorm
 from flwr_co3.moments import BLOCK
 from flwr_co3.rate import largest_within, suited
+from flwr_co3.schemes.scheme import SERVER, Scheme
 from flwr_co3.update import Update, is_exact
 
 Array = npt.NDArray[Any]
@@ -148,6 +150,8 @@ class Codec:
         self.config = CO3Config() if config is None else config
         self._limit = self.config.limit
         self._rng = np.random.default_rng(seed) if self.config.rounding == "stochastic" else None
+        self._scheme = self.config.other_scheme
+        self._scheme_rng = np.random.default_rng(seed)
 
     def encode(self, update: Mapping[str, Array]) -> bytes:
         """Encode an update; see `compress`, which tells more of what it did."""
@@ -224,6 +228,8 @@ class Codec:
         limited = max_bytes is not None or self._limit is not None
         if memory is not None and not memory.decay:
             memory = None
+        if self._scheme is not None:
+            return self._by_scheme(self._scheme, update, memory, max_bytes, known)
         checked = Update.of(update, self.config, memory, budget=limited, known=known)
         if limited:
             return self._within(self._budget(checked.parameters, max_bytes), checked, memory)
@@ -236,6 +242,26 @@ class Codec:
         if memory is not None and kept is not None:
             _replace(memory, checked, kept)
         return Encoded(attempt.frame, checked, attempt.losses)
+
+    def _by_scheme(
+        self,
+        scheme: Scheme,
+        update: Mapping[str, Array],
+        memory: ErrorMemory | None,
+        max_bytes: int | None,
+        known: bool,
+    ) -> Encoded:
+        """Encode by another scheme than CO3."""
+        if scheme.memory == SERVER:
+            memory = None
+        checked = Update.of(update, self.config, memory, known=known)
+        limited = max_bytes is not None or self._limit is not None
+        budget = self._budget(checked.parameters, max_bytes) if limited else None
+        nothing = self._frame_of_zeros(checked)
+        sent = encode_by_scheme(scheme, checked, memory, self._scheme_rng, budget, nothing)
+        entries = checked.moments.entries
+        coded = max(len(sent.frame) - len(nothing), 0)
+        return Encoded(sent.frame, checked, _Losses(sent.squares, coded * entries / max(float(entries.sum()), 1.0)))
 
     def _budget(self, parameters: int, max_bytes: int | None) -> int:
         limits = [] if max_bytes is None else [max_bytes]

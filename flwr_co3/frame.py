@@ -16,8 +16,9 @@ import numpy.typing as npt
 from flwr_co3.compress import CODERS, MAX_MAGNITUDE, Levels, Model, Plan, read_model, read_stream, write_stream
 from flwr_co3.compress.frequencies import TOTAL
 from flwr_co3.compress.tables import decode_positives, encode_positives
-from flwr_co3.convert import FloatFormat, magnitude_values
+from flwr_co3.convert import FloatFormat, largest_number, magnitude_values
 from flwr_co3.errors import FrameError
+from flwr_co3.schemes.body import Body
 from flwr_co3.wire import BitReader, Reader, Writer, varint, write_bits
 
 Array = npt.NDArray[Any]
@@ -40,10 +41,11 @@ POOLED_ENTRIES = 1024
 
 _HUFFMAN, _TABLE_DEFLATED, _EXACT_DEFLATED, _COMMON_SCALE, _OWN_SCALES = 1, 2, 4, 8, 16
 _KNOWN_TABLE = 32
+_SCHEME = 128  # the tensors are coded by another scheme than CO3
 # Of a second byte of flags, which follows the first where the table is known.
 _SHORT_SCALE, _JOINED, _EXACT_MARKED = 1 << 8, 1 << 9, 1 << 10
 _FORMAT_SHIFT = 11
-_FLAGS = (31, 31 | _KNOWN_TABLE)  # of the first byte, that the versions know
+_FLAGS = (31, 31 | _KNOWN_TABLE | _SCHEME)  # of the first byte, that the versions know
 #: A format's place, from 1, is its number where the table is known; 0 stands for any other.
 _FORMATS = ("fp4", "fp8", "fp8_143", "e2m1", "e4m3", "e5m2", "uniform", "e2m5", "e3m4")
 _EXACT = 0x80  # of a dtype's byte
@@ -247,6 +249,19 @@ def write_frame(
     return _assemble(header, flags, bytes(models), exact, write_stream(plans, header.coder))
 
 
+def write_scheme_frame(header: Header, models: bytes, coded: list[bytes], exact: Iterable[Array]) -> bytes:
+    """Put a frame of another scheme together.
+
+    Parameters
+    ----------
+    header, exact
+        As for `write_frame`; the header's format means nothing.
+    models, coded : bytes, list of bytes
+        What `flwr_co3.schemes.body.write_body` returned.
+    """
+    return _assemble(header, _SCHEME, models, exact, coded)
+
+
 def _assemble(header: Header, flags: int, models: bytes, exact: Iterable[Array], coded: list[bytes]) -> bytes:
     """Put the sections of a frame together."""
     body = Writer()
@@ -387,6 +402,8 @@ class FrameReader:
         self._levels: list[Levels] | None = None
         self._models: list[Model] = []
         self._scales: dict[str, float] = {}
+        self._body: Body | None = None
+        self._vectors: dict[str, Array] | None = None
         if frame == EMPTY:
             self._header = Header(FloatFormat("fp4"), "rans", self.tensors, self.exact)
             return
@@ -402,10 +419,23 @@ class FrameReader:
                 _check_like(self.tensors, like)
         self.exact = header.exact
         self._check_memory(len(frame), max_bytes, expected=like is not None)
-        models = Reader(body.block(), "section of models")
-        self._read_models(models, flags)
+        models = body.block()
         self._exact_data = _inflate_exact(body.block(), self._exact_bytes, bool(flags & _EXACT_DEFLATED))
         self._coded = body.take(body.left)
+        if flags & _SCHEME:
+            self._body = Body(models, self._coded, [self.tensors[name].entries for name in header.lossy])
+        else:
+            self._read_models(Reader(models, "section of models"), flags)
+
+    @property
+    def body(self) -> Body | None:
+        """What another scheme than CO3 coded, its vectors in the order of `lossy`; None in CO3's own frames."""
+        return self._body
+
+    @property
+    def lossy(self) -> list[str]:
+        """Names of the tensors that did not travel without loss and have entries, as they are coded."""
+        return self._header.lossy
 
     @property
     def _exact_bytes(self) -> int:
@@ -510,6 +540,13 @@ class FrameReader:
         """Write what a tensor decodes to, or add it with a weight."""
         if not out.size:
             return
+        if self._body is not None:
+            vector = self._decoded(self._body)[name]
+            if weight is None:
+                out[:] = vector
+            else:
+                out += vector * vector.dtype.type(weight)
+            return
         if self._levels is None:
             self._levels = self._decode()
         values = self._float32_values.get(name)
@@ -526,12 +563,14 @@ class FrameReader:
             numpy_dtype(spec.dtype)
             if name in self.exact and spec.dtype == "bool" and self._read_exact(name).view(np.uint8).max(initial=0) > 1:
                 raise FrameError(f"Tensor {name!r} is boolean and holds a byte that is neither 0 nor 1.")
-        if self._levels is None and self._header.lossy:
+        if self._body is not None:
+            self._decoded(self._body)
+        elif self._levels is None and self._header.lossy:
             self._levels = self._decode()
 
     def close(self) -> None:
         """Drop the decoded levels; `read` makes them anew."""
-        self._levels = None
+        self._levels = self._vectors = None
 
     def _read_exact(self, name: str) -> Array:
         dtype = numpy_dtype(self.tensors[name].dtype).newbyteorder("<")
@@ -562,8 +601,24 @@ class FrameReader:
                 first += self.tensors[name].entries
         return places
 
+    def _decoded(self, body: Body) -> dict[str, Array]:
+        """Tensors of another scheme, flat; they are kept until `close`."""
+        if self._vectors is None:
+            names = self._header.lossy
+            self._vectors = {
+                name: _narrowed(vector, self.tensors[name].dtype)
+                for name, vector in zip(names, body.vectors(), strict=True)
+            }
+        return self._vectors
+
     def _decode(self) -> list[Levels]:
         return read_stream(self._coded, self._models, self._header.coder)
+
+
+def _narrowed(vector: Floats, dtype: str) -> Array:
+    """Return a vector in the type of its tensor; what is beyond its range becomes its largest number."""
+    limit = largest_number(dtype)
+    return np.clip(vector, -limit, limit).astype(numpy_dtype(dtype))
 
 
 def _open(frame: bytes) -> tuple[int, Reader]:
