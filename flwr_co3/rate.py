@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from flwr_co3.convert import FloatFormat
+from flwr_co3.frame import short_scale
 from flwr_co3.schedules import FollowLoss, Loss, Schedule, resolved
 
 if TYPE_CHECKING:
@@ -147,7 +149,11 @@ _AIMS = (0.995, 0.997, 0.994)
 _GOOD = 0.99
 _SAFE = 0.99, 3  # what the last aims for if nothing has fitted: this share less so many bytes
 
-_TABLE_BITS = 160
+# A group's table and what surrounds it, in bits: a list of few levels that are not 0 costs this and their places more
+# than the entropy of these, and no group costs more than the last.
+_LIST_BITS, _TABLE_BITS = 24, 160
+# One group for all is worth considering where tables may take more of the budget than this.
+_TABLE_SHARE = 0.02
 _FREQUENT = 0.45
 _LEAST_SCALE = -1070.0  # octaves; float64 ends at -1074
 _HALVINGS = 16  # of 60 octaves; in what is left, a thousandth of one, bits are linear
@@ -159,6 +165,39 @@ class _Encoded(Protocol):
 
 
 E = TypeVar("E", bound=_Encoded)
+
+
+def suited(update: Update, formats: Sequence[tuple[FloatFormat, float]], bits: float) -> Update:
+    """Choose how to spend so many bits on levels.
+
+    Parameters
+    ----------
+    update : Update
+        What is to be encoded, its magnitudes counted.
+    formats : sequence of (FloatFormat, float)
+        Formats from the coarsest on, and each one's reach: up to which share of what it takes at its optimal scales it
+        does as well as the finer ones.
+    bits : float
+        What there is to spend.
+
+    Returns
+    -------
+    Update
+        The same in the first format that reaches so far, and in one group where its tables would take so much that a
+        common one allows a finer step.
+    """
+    if not update.header.groups:
+        return update
+    for fmt, reach in formats:
+        update = update.in_format(fmt)
+        sizes = _Sizes(update)
+        if bits <= reach * sizes.bits(update.caps):
+            break
+    if not update.header.known or _TABLE_BITS * len(update.header.groups) <= _TABLE_SHARE * bits:
+        return update
+    joined = update.joined()
+    gain = _Sizes(joined).scale_for(bits, joined.caps) > sizes.scale_for(bits, update.caps)
+    return joined if gain else update
 
 
 def largest_within(budget: int, fixed: int, update: Update, encode: Callable[[Floats], E]) -> E | None:
@@ -190,15 +229,14 @@ def largest_within(budget: int, fixed: int, update: Update, encode: Callable[[Fl
     optimal = update.optimal_scales
     if not optimal.size:
         return None
-    sizes = _Sizes(update)
-    caps = np.array([2.0 ** float(np.mean(np.log2(optimal[m.start : m.stop]))) for m in update.header.group_members])
+    sizes, caps = _Sizes(update), update.caps
     best: E | None = None
     correction = 1.0
     for attempt, aim in enumerate(_AIMS, start=1):
         target = budget * aim
         if best is None and attempt == len(_AIMS):
             target = budget * _SAFE[0] - _SAFE[1]
-        common = sizes.scale_for(8 * (target - fixed) / correction, caps)
+        common = short_scale(sizes.scale_for(8 * (target - fixed) / correction, caps))
         candidate = encode(np.minimum(optimal, common))
         size = len(candidate.frame)
         if size <= budget and (best is None or size > len(best.frame)):
@@ -236,7 +274,8 @@ class _Sizes:
             rare = np.divide(nonzero, total, out=np.ones_like(total), where=nonzero > 0)
             others = nonzero - np.sum((counts * np.log2(share))[:, 1:], axis=1) + nonzero * np.log2(rare)
             bits = np.where(zeros > _FREQUENT * total, total + others, bits)
-        return float(np.sum(np.where(nonzero > 0.5, bits + _TABLE_BITS, 0)))
+        table = _LIST_BITS + nonzero * np.maximum(np.log2(np.maximum(nonzero, 1)) - 1, 0.5)
+        return float(np.sum(np.where(nonzero > 0.5, bits + np.minimum(table, _TABLE_BITS), 0)))
 
     def scale_for(self, bits: float, caps: Floats) -> float:
         """Largest scale at which all groups take at most `bits`, none of them at a scale above its cap."""
