@@ -7,13 +7,25 @@ import math
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from flwr_co3.compress import CODERS, MAX_MAGNITUDE, Levels, Model, Plan, read_model, read_stream, write_stream
+from flwr_co3.compress import (
+    CODERS,
+    MAX_MAGNITUDE,
+    Levels,
+    Model,
+    Part,
+    Plan,
+    divisible,
+    read_model,
+    read_stream,
+    write_levels,
+    write_stream,
+)
 from flwr_co3.compress.frequencies import TOTAL
 from flwr_co3.compress.tables import decode_positives, encode_positives
 from flwr_co3.convert import FloatFormat, magnitude_values
@@ -66,7 +78,7 @@ class TensorSpec(NamedTuple):
     @classmethod
     def of(cls, array: Array) -> TensorSpec:
         """Specification of an array."""
-        return cls(array.dtype.name, tuple(array.shape))
+        return cls(dtype_name(array.dtype), array.shape)
 
     @property
     def entries(self) -> int:
@@ -77,6 +89,12 @@ class TensorSpec(NamedTuple):
     def nbytes(self) -> int:
         """Bytes that the decoded tensor takes."""
         return self.entries * _itemsize(self.dtype)
+
+
+@cache
+def dtype_name(dtype: np.dtype[Any]) -> str:
+    """The name of a dtype, which numpy puts together anew each time."""
+    return dtype.name
 
 
 def _itemsize(dtype: str) -> int:
@@ -371,7 +389,7 @@ class FrameReader:
         if name in self.exact:
             return self._read_exact(name).astype(dtype).reshape(spec.shape)
         out = np.empty(spec.entries, dtype)
-        self._write(name, out)
+        self._write({name: out})
         return out.reshape(spec.shape)
 
     def add_to(self, total: Mapping[str, Array], weight: float = 1.0) -> None:
@@ -402,22 +420,23 @@ class FrameReader:
                     f"Tensor {name!r} can't be added: it must travel as an update in this frame, and its total must be "
                     "contiguous, writable, and of its dtype and shape."
                 )
-        for name, array in total.items():
-            self._write(name, array.reshape(-1), weight)
+        self._write({name: array.reshape(-1) for name, array in total.items()}, weight)
 
-    def _write(self, name: str, out: Array, weight: float | None = None) -> None:
-        """Write what a tensor decodes to, or add it with a weight."""
-        if not out.size:
+    def _write(self, outs: Mapping[str, Array], weight: float | None = None) -> None:
+        """Write what tensors decode to, or add it with a weight."""
+        outs = {name: out for name, out in outs.items() if out.size}
+        if not outs:
             return
         if self._levels is None:
             self._levels = self._decode()
-        values = self._float32_values.get(name)
-        if values is None:
-            values = values_of(self._header.format, self._scales[name], self.tensors[name].dtype)
-        if weight is not None:
-            values = values * values.dtype.type(weight)
-        group, first = self._places[name]
-        self._levels[group].write(values, first, out, add=weight is not None)
+        values, parts = self._values(weight), []
+        for name, out in outs.items():
+            if name not in values:
+                new = values_of(self._header.format, self._scales[name], self.tensors[name].dtype)
+                values[name] = new if weight is None else new * new.dtype.type(weight)
+            group, first = self._places[name]
+            parts.append(Part(self._levels[group], first, values[name], out))
+        write_levels(parts, add=weight is not None)
 
     def verify(self) -> None:
         """Decode all levels, and raise FrameError unless that works."""
@@ -443,12 +462,17 @@ class FrameReader:
         ends = itertools.accumulate(self.tensors[name].nbytes for name in names)
         return dict(zip(names, [0, *ends], strict=False))
 
+    def _values(self, weight: float | None) -> dict[str, Array]:
+        """What each symbol decodes to in each float32 tensor, times a weight."""
+        names, values = self._float32_values
+        return dict(zip(names, values if weight is None else values * np.float32(weight), strict=True))
+
     @cached_property
-    def _float32_values(self) -> dict[str, Array]:
-        """What each symbol decodes to in each float32 tensor: all at once, since there may be hundreds of tensors."""
-        scales = {name: scale for name, scale in self._scales.items() if self.tensors[name].dtype == "float32"}
-        values = values_of(self._header.format, np.array(list(scales.values())), "float32")
-        return dict(zip(scales, values, strict=True))
+    def _float32_values(self) -> tuple[list[str], Array]:
+        """Names and values of float32 tensors: all at once, since there may be hundreds of tensors."""
+        names = [name for name in self._scales if self.tensors[name].dtype == "float32"]
+        scales = np.array([self._scales[name] for name in names])
+        return names, values_of(self._header.format, scales, "float32")
 
     @cached_property
     def _places(self) -> dict[str, tuple[int, int]]:
@@ -462,7 +486,9 @@ class FrameReader:
         return places
 
     def _decode(self) -> list[Levels]:
-        return read_stream(self._coded, self._models, self._header.coder)
+        levels = read_stream(self._coded, self._models, self._header.coder)
+        shared = (len(names) > 1 for names in self._header.groups)
+        return [divisible(own) if several else own for own, several in zip(levels, shared, strict=True)]
 
 
 def _open(frame: bytes) -> tuple[int, Reader]:

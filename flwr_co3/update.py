@@ -25,7 +25,7 @@ from flwr_co3.compress.tables import (
 from flwr_co3.config import CO3Config
 from flwr_co3.convert import optimal_scale
 from flwr_co3.correct import ErrorMemory
-from flwr_co3.frame import DTYPES, LOSSY_DTYPES, MAX_TENSORS, Header, TensorSpec
+from flwr_co3.frame import DTYPES, LOSSY_DTYPES, MAX_TENSORS, Header, TensorSpec, dtype_name
 from flwr_co3.gennorm import GenNorm
 from flwr_co3.moments import BINS, Measured, Source, flat, measure
 
@@ -36,7 +36,7 @@ Floats = npt.NDArray[np.float64]
 def is_exact(name: str, array: Array, config: CO3Config) -> bool:
     """Whether a tensor travels without loss: it is no float, or small, or its name is among the exact ones."""
     return (
-        _dtype_name(array.dtype) not in LOSSY_DTYPES
+        dtype_name(array.dtype) not in LOSSY_DTYPES
         or array.size < config.exact_below
         or _pattern(config.exact).match(name) is not None
     )
@@ -46,11 +46,6 @@ def is_exact(name: str, array: Array, config: CO3Config) -> bool:
 def _pattern(patterns: tuple[str, ...]) -> re.Pattern[str]:
     """One pattern for all shell patterns; none of them matches nothing."""
     return re.compile("|".join(map(fnmatch.translate, patterns)) or r"(?!)")
-
-
-@cache
-def _dtype_name(dtype: np.dtype[Any]) -> str:
-    return dtype.name
 
 
 @dataclass(frozen=True)
@@ -111,7 +106,7 @@ class Update:
         for name in exact:
             if not _is_finite(tensors[name]):
                 raise _not_finite(name)
-        specs = {name: TensorSpec(_dtype_name(tensor.dtype), tensor.shape) for name, tensor in tensors.items()}
+        specs = {name: TensorSpec.of(tensor) for name, tensor in tensors.items()}
         header = Header.of(config.float_format, config.coder, specs, exact)
         dtypes = {name: tensors[name].dtype for name in header.lossy}
         errors: dict[str, Array | None] = {}
@@ -183,7 +178,7 @@ def _as_array(name: str, tensor: Any) -> Array:
     if not isinstance(tensor, np.ndarray) and hasattr(tensor, "detach"):  # a torch tensor, wherever it lives
         tensor = tensor.detach().cpu().numpy()
     array = np.asarray(tensor)
-    if _dtype_name(array.dtype) not in DTYPES:
+    if dtype_name(array.dtype) not in DTYPES:
         raise ValueError(
             f"Tensor {name!r} has dtype {array.dtype}, which no frame can hold: convert it to one of "
             f"{', '.join(DTYPES)}."
