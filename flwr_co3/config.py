@@ -6,6 +6,7 @@ import dataclasses
 import json
 import sys
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 from flwr_co3.compress import CODERS, MAX_MAGNITUDE
@@ -98,7 +99,7 @@ class CO3Config:
     @property
     def float_format(self) -> FloatFormat:
         """The format itself."""
-        return self.format if isinstance(self.format, FloatFormat) else FloatFormat(self.format)
+        return self.format if isinstance(self.format, FloatFormat) else _named(self.format)
 
     def to_json(self) -> str:
         """Write what differs from the defaults, as one line of JSON (at least ``{}``)."""
@@ -139,6 +140,12 @@ class CO3Config:
             raise ValueError(
                 f"The CO3 configuration {text!r} can't be read: {error}. Do server and client run the same flwr-co3?"
             ) from error
+
+
+@cache
+def _named(name: str) -> FloatFormat:
+    """A format, with what was worked out for it before."""
+    return FloatFormat(name)
 
 
 def _is_number(value: object) -> bool:
