@@ -247,7 +247,6 @@ def _fitted_frequencies(fit: Fit, edges: npt.NDArray[np.float64], share: int) ->
 def read_fitted(reader: Reader, edges: npt.NDArray[np.float64], zero_share: bool) -> Frequencies:
     """Rebuild a fitted table."""
     fit = Fit(reader.u8(), reader.u16())
-    fit.values  # noqa: B018 (refuses what is no width)
     share = reader.u16() if zero_share else 0
     if zero_share and not 1 <= share <= TOTAL - 2 * edges.size:
         raise FrameError(f"A fitted table gives level 0 a frequency of {share} in {TOTAL}.")
