@@ -202,13 +202,13 @@ def values_of(fmt: FloatFormat, scales: npt.ArrayLike, dtype: str) -> Array:
 # -- writing ----------------------------------------------------------------------------------------------------------
 
 
-def write_frame(
+def frame_parts(
     header: Header,
     scales: Floats,
     plans: list[Plan],
     exact: Iterable[Array],
-) -> bytes:
-    """Put a frame together.
+) -> list[bytes]:
+    """Write a frame in parts, to be joined when the symbols that it was made of have gone.
 
     Parameters
     ----------
@@ -240,11 +240,11 @@ def write_frame(
         flags |= _EXACT_DEFLATED
         raw = smaller
     body.block(raw)
-    parts: list[bytes | bytearray] = [MAGIC + bytes([VERSION, flags]), body, *write_stream(plans, header.coder)]
+    parts = [MAGIC + bytes([VERSION, flags]), bytes(body), *write_stream(plans, header.coder)]
     checksum = 0
     for part in parts:
         checksum = zlib.crc32(part, checksum)
-    return b"".join([*parts, checksum.to_bytes(4, "little")])
+    return [*parts, checksum.to_bytes(4, "little")]
 
 
 def _write_scales(out: Writer, scales: Floats) -> int:
