@@ -270,8 +270,6 @@ def shape_codes(moments: Measured) -> npt.NDArray[np.int64]:
     return codes + encode_shape(SHAPE_RANGE[0])
 
 
-
-
 def unit_widths(codes: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """Width over mean magnitude, ``Gamma(1/b) / Gamma(2/b)`` at shape b, for codes of shapes."""
     return np.array([_unit_width(code) for code in codes.tolist()])
