@@ -16,7 +16,7 @@ from flwr_co3.compress.frequencies import COST_BITS
 from flwr_co3.config import CO3Config
 from flwr_co3.convert import Converted, convert, keep
 from flwr_co3.correct import ErrorMemory
-from flwr_co3.frame import EMPTY, FrameReader, TensorSpec, numpy_dtype, write_frame
+from flwr_co3.frame import EMPTY, FrameReader, TensorSpec, frame_parts, numpy_dtype
 from flwr_co3.gennorm import GenNorm
 from flwr_co3.moments import BLOCK
 from flwr_co3.rate import largest_within
@@ -115,10 +115,15 @@ class Encoded:
 class _Attempt(NamedTuple):
     """An update at one choice of scales."""
 
-    frame: bytes
+    parts: list[bytes]  # of the frame
     scales: Floats
     converted: Converted
     losses: _Losses
+
+    @property
+    def size(self) -> int:
+        """Bytes of the frame."""
+        return sum(map(len, self.parts))
 
 
 class Codec:
@@ -227,7 +232,9 @@ class Codec:
         attempt = self._at(scales, checked, kept)
         if memory is not None and kept is not None:
             _replace(memory, checked, kept)
-        return Encoded(attempt.frame, checked, attempt.losses)
+        parts, losses = attempt.parts, attempt.losses
+        del attempt  # its symbols make room for the frame
+        return Encoded(b"".join(parts), checked, losses)
 
     def _budget(self, parameters: int, max_bytes: int | None) -> int:
         limits = [] if max_bytes is None else [max_bytes]
@@ -250,14 +257,17 @@ class Codec:
                 keep(self._format, update.sources, update.decay, best.scales, best.converted, kept)
             _replace(memory, update, kept)
         if best is not None:
-            return Encoded(best.frame, update, best.losses)
+            parts, losses = best.parts, best.losses
+            del best
+            return Encoded(b"".join(parts), update, losses)
         lost = update.moments.mean_square * update.moments.entries
         return Encoded(nothing, update, _Losses(lost, np.zeros_like(lost)))
 
     def _frame_of_zeros(self, update: Update) -> bytes:
         """The smallest frame that has every tensor's name and every exact tensor."""
         scales = np.ones(len(update.sources))
-        return write_frame(update.header, scales, [Plan.zeros()] * len(update.header.groups), update.exact.values())
+        plans = [Plan.zeros()] * len(update.header.groups)
+        return b"".join(frame_parts(update.header, scales, plans, update.exact.values()))
 
     def _at(self, scales: Floats, update: Update, kept: list[Array] | None) -> _Attempt:
         """Encode at a scale for each tensor that is converted."""
@@ -267,12 +277,12 @@ class Codec:
         plans = [
             plan(group, self._format.edges, header.coder == "rans") for group in _groups(converted, scales, update)
         ]
-        frame = write_frame(header, scales, plans, update.exact.values())
+        parts = frame_parts(header, scales, plans, update.exact.values())
         group_bytes = np.array([plan.cost for plan in plans]) / (8 << COST_BITS)
         members = [len(group) for group in header.group_members]
         entries = update.moments.entries
         share = entries / np.repeat(_sums(entries, members), members) if members else entries
-        return _Attempt(frame, scales, converted, _Losses(converted.squares, share * np.repeat(group_bytes, members)))
+        return _Attempt(parts, scales, converted, _Losses(converted.squares, share * np.repeat(group_bytes, members)))
 
 
 def _groups(converted: Converted, scales: Floats, update: Update) -> Iterator[Group]:

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
@@ -108,7 +109,7 @@ class CO3Config:
     @property
     def float_format(self) -> FloatFormat:
         """The format itself."""
-        return self.format if isinstance(self.format, FloatFormat) else FloatFormat(self.format)
+        return self.format if isinstance(self.format, FloatFormat) else _named(self.format)
 
     @property
     def limit(self) -> RateLimit | None:
@@ -201,6 +202,12 @@ class CO3Config:
             raise ValueError(
                 f"The CO3 configuration {text!r} can't be read: {error}. Do server and client run the same flwr-co3?"
             ) from error
+
+
+@cache
+def _named(name: str) -> FloatFormat:
+    """A format, with what was worked out for it before."""
+    return FloatFormat(name)
 
 
 def _is_number(value: object) -> bool:

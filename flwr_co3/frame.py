@@ -162,6 +162,22 @@ class Header:
         return [range(start, stop) for start, stop in itertools.pairwise(ends)]
 
     @cached_property
+    def group_entries(self) -> list[int]:
+        """Entries of each group."""
+        return [sum(self.tensors[name].entries for name in group) for group in self.groups]
+
+    @cached_property
+    def places(self) -> dict[str, tuple[int, int]]:
+        """Each converted tensor's group, and where in it its entries begin."""
+        places = {}
+        for group, names in enumerate(self.groups):
+            first = 0
+            for name in names:
+                places[name] = group, first
+                first += self.tensors[name].entries
+        return places
+
+    @cached_property
     def lossy(self) -> list[str]:
         """Names of the tensors that are converted and have entries, in the order of the groups."""
         return [name for group in self.groups for name in group]
@@ -186,13 +202,13 @@ def values_of(fmt: FloatFormat, scales: npt.ArrayLike, dtype: str) -> Array:
 # -- writing ----------------------------------------------------------------------------------------------------------
 
 
-def write_frame(
+def frame_parts(
     header: Header,
     scales: Floats,
     plans: list[Plan],
     exact: Iterable[Array],
-) -> bytes:
-    """Put a frame together.
+) -> list[bytes]:
+    """Write a frame in parts, to be joined when the symbols that it was made of have gone.
 
     Parameters
     ----------
@@ -224,11 +240,11 @@ def write_frame(
         flags |= _EXACT_DEFLATED
         raw = smaller
     body.block(raw)
-    parts: list[bytes | bytearray] = [MAGIC + bytes([VERSION, flags]), body, *write_stream(plans, header.coder)]
+    parts = [MAGIC + bytes([VERSION, flags]), bytes(body), *write_stream(plans, header.coder)]
     checksum = 0
     for part in parts:
         checksum = zlib.crc32(part, checksum)
-    return b"".join([*parts, checksum.to_bytes(4, "little")])
+    return [*parts, checksum.to_bytes(4, "little")]
 
 
 def _write_scales(out: Writer, scales: Floats) -> int:
@@ -358,9 +374,8 @@ class FrameReader:
         scales[~shared] = decode_positives(codes[~shared])
         self._scales = dict(zip(header.lossy, scales.tolist(), strict=True))
         fmt = header.format
-        for group in header.groups:
-            entries = sum(self.tensors[name].entries for name in group)
-            self._models.append(read_model(reader, entries, fmt.zero, fmt.edges, header.coder == "rans"))
+        zero, edges, packed = fmt.zero, fmt.edges, header.coder == "rans"
+        self._models = [read_model(reader, entries, zero, edges, packed) for entries in header.group_entries]
         reader.finish()
 
     def read(self, name: str) -> Array:
@@ -434,7 +449,7 @@ class FrameReader:
             if name not in values:
                 new = values_of(self._header.format, self._scales[name], self.tensors[name].dtype)
                 values[name] = new if weight is None else new * new.dtype.type(weight)
-            group, first = self._places[name]
+            group, first = self._header.places[name]
             parts.append(Part(self._levels[group], first, values[name], out))
         write_levels(parts, add=weight is not None)
 
@@ -473,17 +488,6 @@ class FrameReader:
         names = [name for name in self._scales if self.tensors[name].dtype == "float32"]
         scales = np.array([self._scales[name] for name in names])
         return names, values_of(self._header.format, scales, "float32")
-
-    @cached_property
-    def _places(self) -> dict[str, tuple[int, int]]:
-        """Each converted tensor's group, and where in it its entries begin."""
-        places = {}
-        for group, names in enumerate(self._header.groups):
-            first = 0
-            for name in names:
-                places[name] = group, first
-                first += self.tensors[name].entries
-        return places
 
     def _decode(self) -> list[Levels]:
         levels = read_stream(self._coded, self._models, self._header.coder)

@@ -22,7 +22,7 @@ from flwr_co3.compress.tables import (
     shape_codes,
     unit_widths,
 )
-from flwr_co3.config import CO3Config
+from flwr_co3.config import BATCH_NORM_STATISTICS, CO3Config
 from flwr_co3.convert import optimal_scale
 from flwr_co3.correct import ErrorMemory
 from flwr_co3.frame import DTYPES, LOSSY_DTYPES, MAX_TENSORS, Header, TensorSpec, dtype_name
@@ -46,6 +46,9 @@ def is_exact(name: str, array: Array, config: CO3Config) -> bool:
 def _pattern(patterns: tuple[str, ...]) -> re.Pattern[str]:
     """One pattern for all shell patterns; none of them matches nothing."""
     return re.compile("|".join(map(fnmatch.translate, patterns)) or r"(?!)")
+
+
+_pattern(BATCH_NORM_STATISTICS)  # compiled here and now: a first update costs no more than a second
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,12 @@ def compare(
     optimizer: Annotated[str, typer.Option(help="The clients' optimiser: sgd or adam.")] = _DEFAULTS.optimizer,
     learning_rate: Annotated[float, typer.Option(help="The clients' learning rate.")] = _DEFAULTS.learning_rate,
     momentum: Annotated[float, typer.Option(help="The clients' momentum, for sgd.")] = _DEFAULTS.momentum,
+    outer_products: Annotated[
+        str,
+        typer.Option(
+            help="Approximate the clients' weight gradients: topk:k=8,memory_decay=1, weighted:k=8, random:k=8."
+        ),
+    ] = _DEFAULTS.outer_products,
     strategy: Annotated[
         str, typer.Option(help="The strategy that aggregates, such as fedavgm:server_momentum=0.9.")
     ] = _DEFAULTS.strategy,
@@ -84,6 +90,7 @@ def compare(
         optimizer=optimizer,
         learning_rate=learning_rate,
         momentum=momentum,
+        outer_products=outer_products,
         seed=first_seed,
     )
     if seeds < 1:
@@ -99,6 +106,22 @@ def compare(
     comparison = run(plan, out, _console, verbose=verbose, command=_command())
     if trouble := _finish(comparison, out):
         raise RuntimeError(f"The comparison is incomplete. {trouble}")
+
+
+@app.command()
+def aop(
+    dataset: Annotated[str, typer.Option(help="MNIST: a local folder, or its name on the Hub.")] = "ylecun/mnist",
+    runs: Annotated[int, typer.Option(help="Runs of each entry, with the seeds 0, 1, ...")] = 10,
+    epochs: Annotated[int, typer.Option(help="Epochs of a run.")] = 30,
+    once: Annotated[
+        bool, typer.Option("--once", help="Apply the softmax once, and not twice as for the published table.")
+    ] = False,
+    parallel: Annotated[int | None, typer.Option(help="Runs at once.", show_default="one per processor")] = None,
+) -> None:
+    """Train the MNIST table of Mem-AOP-GD (arXiv:2110.09164) again, and show it beside the published one."""
+    from simulations.aop import reproduce
+
+    _console.print(reproduce(dataset, runs=runs, epochs=epochs, twice=not once, parallel=parallel))
 
 
 @app.command()

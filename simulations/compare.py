@@ -14,11 +14,13 @@ from pathlib import Path
 from flwr.serverapp import Grid
 from rich.console import Console
 
+from simulations.approximate_gradients import approximate
 from simulations.clients import OrderedGrid
 from simulations.federation import RoundResult, federate
 from simulations.fits import UpdateWatcher
 from simulations.interruption import stoppable
 from simulations.models import make_model
+from simulations.outer_products import parse_outer_products
 from simulations.progress import Board
 from simulations.results import Comparison, Run
 from simulations.runtime import SimulationError, flower_log, simulate
@@ -72,7 +74,8 @@ class Plan:
         if self.clients < 1:
             raise ValueError(f"{self.clients} clients cannot train: give at least one.")
         make_strategy(self.settings.strategy, self.settings.fraction_train)
-        make_model(self.settings.model, image_shape(self.settings.dataset), seed=0)
+        model = make_model(self.settings.model, image_shape(self.settings.dataset), seed=0)
+        approximate(model, parse_outer_products(self.settings.outer_products))
         for seed in self.seeds:
             partition_examples(self.settings.dataset, self.settings.partitioner, seed, 0, self.clients)
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from flwr.app import ConfigRecord
 
+from simulations.outer_products import EXACT, parse_outer_products
+
 _MESSAGE_KEY = "settings"
 _POSITIVE = ("local_epochs", "batch_size", "learning_rate", "rounds")
 
@@ -30,6 +32,7 @@ class Settings:
     optimizer: str = "sgd"  # sgd | adam
     learning_rate: float = 0.05
     momentum: float = 0.9  # of the clients' SGD
+    outer_products: str = EXACT  # of the clients' weight gradients: exact | topk:k=8 | weighted:k= | random:k=
     seed: int = 0  # partitions, initial weights, batch order, sampled clients
 
     def __post_init__(self) -> None:
@@ -42,6 +45,7 @@ class Settings:
             raise ValueError(f"There is no optimizer {self.optimizer!r}. Choose one of: sgd, adam.")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum is {self.momentum}, but must be at least 0 and below 1.")
+        parse_outer_products(self.outer_products)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Settings":
