@@ -1,0 +1,1 @@
+"""An app of scikit-learn: logistic regression on its handwritten digits."""
