@@ -10,7 +10,7 @@ from benchmarks.federation import Federation
 from benchmarks.federation.processes import until
 from tests.deployment.apps.message.message.faults import FAULTS, NONE
 from tests.deployment.bookkeeping import check
-from tests.deployment.conftest import start
+from tests.deployment.starting import start
 
 pytestmark = [pytest.mark.deployment, pytest.mark.timeout(900)]
 
@@ -18,7 +18,7 @@ NODES, ROUNDS = 5, 5
 DECAYS = {"seed-0": 1.0, "seed-1": 0.9, "seed-2": 0.5, "seed-3": 1.0}  # by run; one schedule for each run and node
 KILLED = 0  # the SuperNode that is
 RESTARTED = "seed-0"  # the run whose ServerApp is killed
-SECONDS = 25  # of a round: what comes later comes too late
+COMMON: dict[str, str | float] = {"rounds": ROUNDS, "bits": 1.0, "timeout": 25}  # seconds: what is later is too late
 
 
 def test_no_update_is_lost_or_counted_twice_in_twenty_schedules_of_faults(tmp_path: Path) -> None:
@@ -28,14 +28,14 @@ def test_no_update_is_lost_or_counted_twice_in_twenty_schedules_of_faults(tmp_pa
             node.connect()
         runs = {}
         for name, decay in DECAYS.items():
-            config = {"rounds": ROUNDS, "faults": name, "timeout": SECONDS, "bits": 1.0, "decay": decay}
-            runs[name] = start(federation, "message", name, {**config, "dies": 2 if name == RESTARTED else 0})
+            config = {**COMMON, "faults": name, "decay": decay, "dies": 2 if name == RESTARTED else 0}
+            runs[name] = start(federation, "message", name, config)
 
         folder = tmp_path / RESTARTED
         until((folder / "server-died").exists, 200, "No ServerApp kills itself")
         nodes[KILLED].process.kill()
-        config = {"rounds": ROUNDS - 1, "faults": "seed-0, resumed", "timeout": SECONDS, "bits": 1.0, "decay": 1.0}
-        resumed, _ = start(federation, "message", RESTARTED, {**config, "resume": True})
+        config = {**COMMON, "faults": "seed-0, resumed", "rounds": ROUNDS - 1, "decay": 1.0, "resume": True}
+        resumed, _ = start(federation, "message", RESTARTED, config)
         nodes[KILLED].restart()
 
         for name, (run, _) in runs.items():

@@ -1,1 +1,0 @@
-"""An app of scikit-learn: logistic regression on its handwritten digits."""
