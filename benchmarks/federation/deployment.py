@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from benchmarks.federation.credentials import Certificates, make_certificates, make_key
-from benchmarks.federation.processes import Process, free_port, until
+from benchmarks.federation.processes import Process, end_all, free_port, until
 
 Values = Mapping[str, str | int | float | bool]
 
@@ -62,8 +62,7 @@ class Federation:
 
     def end(self) -> None:
         """End all processes."""
-        for process in [*self._runs, *(node.process for node in self.nodes), self._superlink]:
-            process.end()
+        end_all([*self._runs, *(node.process for node in self.nodes), self._superlink])
 
     def environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
         """Return the environment of the federation's processes."""

@@ -78,15 +78,23 @@ class Process:
 
     def end(self) -> None:
         """End it and all that it started."""
-        self._signal(signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            self._popen.wait(_GRACE)
-        self._signal(signal.SIGKILL)
-        self._popen.wait()
+        end_all([self])
 
-    def _signal(self, number: int) -> None:
+    def send(self, number: int) -> None:
+        """Send a signal to it and all that it started."""
         with suppress(ProcessLookupError, PermissionError):  # macOS: of a group whose processes are all dead
             os.killpg(self._popen.pid, number)
+
+
+def end_all(processes: Sequence[Process]) -> None:
+    """End processes and all that they started: first they are asked to."""
+    for process in processes:
+        process.send(signal.SIGTERM)
+    with suppress(TimeLimitError):
+        until(lambda: not any(process.is_running for process in processes), _GRACE, "Some still run")
+    for process in processes:
+        process.send(signal.SIGKILL)
+        process.wait(_GRACE)
 
 
 def until(happened: Callable[[], bool], seconds: float, complaint: str) -> None:

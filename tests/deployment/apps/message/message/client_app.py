@@ -17,6 +17,8 @@ from flwr_co3 import CO3Mod
 
 from .faults import fault, kill, kill_soon, wait_for_the_end
 
+VERSION_BYTE = 3  # of a frame (docs/frame.md)
+
 Next = Callable[[Message, Context], Message]
 
 
@@ -54,10 +56,20 @@ def co3(message: Message, context: Context, call_next: Next) -> Message:
     return CO3Mod(store=own_folder(context) / "store")(message, context, call_next)
 
 
+def newer(message: Message, context: Context, call_next: Next) -> Message:
+    """Let frames be of the version that the node's config says, as if its flwr-co3 were a later one."""
+    reply = call_next(message, context)
+    if "frame-version" in context.node_config:
+        frame = bytearray(reply.content.array_records["arrays"]["co3"].data)
+        frame[VERSION_BYTE] = int(context.node_config["frame-version"])
+        reply.content["arrays"] = of_frame(frame)
+    return reply
+
+
 app = ClientApp()
 
 
-@app.train(mods=[witness, co3])
+@app.train(mods=[witness, newer, co3])
 def train(message: Message, context: Context) -> Message:
     """Take some steps of least squares, whose solution is 1, 1, 1, ..."""
     happens = fault_of(message, context)
@@ -100,8 +112,12 @@ def damaged(reply: Message) -> Message:
     """Flip a bit of the frame."""
     frame = bytearray(reply.content.array_records["arrays"]["co3"].data)
     frame[-1] ^= 1
-    reply.content["arrays"] = ArrayRecord({"co3": Array("uint8", (len(frame),), "flwr_co3", bytes(frame))})
+    reply.content["arrays"] = of_frame(frame)
     return reply
+
+
+def of_frame(frame: bytearray) -> ArrayRecord:
+    return ArrayRecord({"co3": Array("uint8", (len(frame),), "flwr_co3", bytes(frame))})
 
 
 def round_of(message: Message) -> int:

@@ -15,10 +15,10 @@ _LONGEST = 0.05  # seconds until a kill "at any instant": compressing and storin
 
 
 def fault(seed: str, node: int, server_round: int, calm_from: int) -> str:
-    """Say what happens to a node in a round; nothing to every third."""
+    """Say what happens to a node in a round: nothing, half of the time."""
     if not seed or server_round >= calm_from:
         return NONE
-    return _random(seed, node, server_round).choice([*FAULTS, *[NONE] * (len(FAULTS) // 2)])
+    return _random(seed, node, server_round).choice([*FAULTS, *[NONE] * len(FAULTS)])
 
 
 def kill() -> None:

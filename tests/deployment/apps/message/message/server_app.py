@@ -55,6 +55,23 @@ class Accounting(FedAvg):
         return arrays, metrics
 
 
+class Newer(CO3Strategy):
+    """As of a later version, which asks one node for something that this one does not know."""
+
+    asked: int
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Put the option beside the others."""
+        messages = list(super().configure_train(server_round, arrays, config, grid))
+        for message in messages:
+            if message.metadata.dst_node_id == self.asked:
+                order = message.content.config_records["config"]
+                order["co3"] = json.dumps(json.loads(str(order["co3"])) | {"sparkle": True})
+        return messages
+
+
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Train."""
@@ -67,12 +84,13 @@ def main(grid: Grid, context: Context) -> None:
         {name: value for name, value in before.items() if name not in INITIAL},
         fraction_evaluate=1.0 if config["downlink"] else 0.0,
     )
-    strategy = CO3Strategy(
+    strategy = Newer(
         inner,
         CO3Config(rate=limit(config["bits"]), memory_decay=float(config["decay"])),
         downlink=CO3Config(rate=limit(config["downlink"])) if config["downlink"] else None,
         resume=progress,
     )
+    strategy.asked = int(str(config["asked"]))
 
     def save(server_round: int, arrays: ArrayRecord) -> None:
         """Save model, progress and account together, or not at all."""
