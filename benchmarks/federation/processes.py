@@ -1,4 +1,4 @@
-"""Processes that are started, watched, killed and ended; each is a group of its own with all that it starts."""
+"""Processes that are started, watched, killed and ended; each ends with all that it started."""
 
 import os
 import signal
@@ -38,6 +38,11 @@ class Process:
             self._popen = subprocess.Popen(
                 command, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )
+
+    @property
+    def pid(self) -> int:
+        """Its id, and that of its group."""
+        return self._popen.pid
 
     @property
     def is_running(self) -> bool:
@@ -80,21 +85,33 @@ class Process:
         """End it and all that it started."""
         end_all([self])
 
-    def send(self, number: int) -> None:
-        """Send a signal to it and all that it started."""
-        with suppress(ProcessLookupError, PermissionError):  # macOS: of a group whose processes are all dead
-            os.killpg(self._popen.pid, number)
-
 
 def end_all(processes: Sequence[Process]) -> None:
     """End processes and all that they started: first they are asked to."""
-    for process in processes:
-        process.send(signal.SIGTERM)
+    groups = _groups({process.pid for process in processes if process.is_running})
+    _signal(groups, signal.SIGTERM)
     with suppress(TimeLimitError):
         until(lambda: not any(process.is_running for process in processes), _GRACE, "Some still run")
+    _signal(groups | {process.pid for process in processes}, signal.SIGKILL)
     for process in processes:
-        process.send(signal.SIGKILL)
         process.wait(_GRACE)
+
+
+def _groups(pids: set[int]) -> set[int]:
+    """Return the process groups of processes and of all that they started: a SuperLink's SuperExec has its own."""
+    table = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,pgid="], check=True, capture_output=True, text=True).stdout
+    rows = [tuple(map(int, line.split())) for line in table.splitlines()]
+    found, more = set(pids), set(pids)
+    while more:
+        more = {pid for pid, parent, _ in rows if parent in more}
+        found |= more
+    return {group for pid, _, group in rows if pid in found}
+
+
+def _signal(groups: set[int], number: int) -> None:
+    for group in groups:
+        with suppress(ProcessLookupError, PermissionError):  # macOS: of a group whose processes are all dead
+            os.killpg(group, number)
 
 
 def until(happened: Callable[[], bool], seconds: float, complaint: str) -> None:

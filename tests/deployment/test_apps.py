@@ -1,4 +1,4 @@
-"""Apps that are deployed: TLS, node authentication, SuperNodes that have no torch, and all runs at the same time."""
+"""Apps that are deployed: TLS, node authentication, SuperNodes that cannot import torch, two runs at a time."""
 
 import json
 import re
@@ -16,17 +16,10 @@ from tests.deployment.starting import start
 pytestmark = [pytest.mark.deployment, pytest.mark.timeout(400)]
 
 NODES, ROUNDS, SIZE = 2, 3, 1000
+START = 0.75 * np.sqrt(SIZE)  # how far a model may be from 1, 1, 1, ... at the end; at first it is 4/3 of it
 HEADER = 8 * 128 / SIZE  # bits a parameter of numpy's own header, in which the older API wraps a frame
-RUNS: dict[str, tuple[str, dict[str, float]]] = {
-    "first": ("message", {"bits": 2.0, "decay": 1.0}),
-    "second": ("message", {"bits": 0.9, "decay": 0.5}),
-    "both ways": ("message", {"bits": 2.0, "downlink": 4.0}),
-    "NumPyClient": ("legacy", {}),
-}
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
-
-
-Begun = dict[str, tuple[Run, Path]]  # runs, and the folders for what they write
+Begun = tuple[Run, Path]  # a run, and the folder for what it writes
 
 
 @pytest.fixture(scope="module")
@@ -43,19 +36,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
         yield federation
 
 
-@pytest.fixture(scope="module")
-def runs(federation: Federation) -> Begun:
-    """All runs, begun at once on the same SuperNodes."""
-    return {name: start(federation, app, name, {"rounds": ROUNDS, **config}) for name, (app, config) in RUNS.items()}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def examples(federation: Federation, runs: Begun) -> dict[str, Run]:
-    """The two examples of scikit-learn, begun with the others."""
-    return {name: federation.submit(EXAMPLES / name, {"rounds": ROUNDS}) for name in ("quickstart", "minimal")}
-
-
-def metrics(begun: tuple[Run, Path]) -> list[dict[str, Any]]:
+def metrics(begun: Begun) -> list[dict[str, Any]]:
     """Wait for a run, and return its rounds' metrics."""
     run, folder = begun
     assert run.wait(300) == "finished:completed", run.log()[-3000:]
@@ -66,47 +47,46 @@ def metrics(begun: tuple[Run, Path]) -> list[dict[str, Any]]:
     return list(rounds.values())
 
 
-@pytest.mark.parametrize("name", ["first", "second"])
-def test_two_runs_at_once_each_keep_account_of_their_own(name: str, runs: Begun) -> None:
-    rounds = metrics(runs[name])
+def test_two_runs_at_once_each_keep_account_of_their_own(federation: Federation) -> None:
+    decays, bits = (1.0, 0.5), (2.0, 0.9)
+    runs = [
+        start(federation, "message", f"decay {decay}", {"rounds": ROUNDS, "bits": limit, "decay": decay})
+        for decay, limit in zip(decays, bits, strict=True)
+    ]
+    for begun, decay, limit in zip(runs, decays, bits, strict=True):
+        rounds, folder = metrics(begun), begun[1]
+        for each in rounds:
+            assert 0 < each["co3-bits-per-parameter"] <= limit
+            assert each["co3-memory-norm"] > 0
+        for node in range(NODES):
+            account = check(folder, node, decay)
+            assert account.kept == account.aggregated == ROUNDS
+        with np.load(folder / "checkpoint.npz") as archive:
+            assert np.linalg.norm(archive["w"] - 1) < START
 
-    config = RUNS[name][1]
-    for each in rounds:
-        assert 0 < each["co3-bits-per-parameter"] <= config["bits"]
-        assert each["co3-memory-norm"] > 0
+
+def test_both_directions_beside_a_numpy_client_and_a_strategy_of_the_older_api(federation: Federation) -> None:
+    both = start(federation, "message", "both ways", {"rounds": ROUNDS, "downlink": 4.0})
+    older = start(federation, "legacy", "older API", {"rounds": ROUNDS})
+
+    whole, *frames = [each["co3-downlink-payload-bytes"] for each in metrics(both)]
+    assert whole > NODES * 4 * SIZE * 0.5  # a whole model, perhaps without its redundancy
+    assert all(sent <= NODES * SIZE * 4 / 8 for sent in frames)  # 4 bits a parameter
     for node in range(NODES):
-        account = check(runs[name][1], node, config["decay"])
-        assert account.kept == account.aggregated == len(rounds)
-    with np.load(runs[name][1] / "checkpoint.npz") as archive:
-        distance = np.linalg.norm(archive["w"] - 1)
-    assert distance < 0.75 * np.sqrt(SIZE)  # where it was at the start, about
+        assert check(both[1], node, 1.0).aggregated == ROUNDS
 
-
-def test_both_directions(runs: Begun) -> None:
-    rounds = metrics(runs["both ways"])
-
-    whole, *frames = [each["co3-downlink-payload-bytes"] for each in rounds]
-    assert whole > NODES * 4 * SIZE
-    assert all(sent <= NODES * 4 * SIZE / 8 for sent in frames)  # 4 bits a parameter
-    for node in range(NODES):
-        assert check(runs["both ways"][1], node, 1.0).aggregated == len(rounds)
-
-
-def test_a_numpy_client_and_a_strategy_of_the_older_api(runs: Begun) -> None:
-    rounds = metrics(runs["NumPyClient"])
-
+    rounds = metrics(older)
     assert all(0 < each["co3-bits-per-parameter"] <= 2 + HEADER for each in rounds)
     distances = [each["distance"] for each in rounds]
     assert distances == sorted(distances, reverse=True)
-    assert distances[-1] < 0.75 * np.sqrt(SIZE)
+    assert distances[-1] < START
 
 
-@pytest.mark.parametrize("name", ["quickstart", "minimal"])
-def test_scikit_learn_where_torch_cannot_be_imported(name: str, examples: dict[str, Run]) -> None:
-    assert examples[name].wait(300) == "finished:completed", examples[name].log()[-3000:]
-
-    log = examples[name].log()
-    accuracies = [float(found) for found in re.findall(r"'accuracy': (0\.\d+)", log)]
-    assert max(accuracies) > 0.8
-    compressed = log.count(f"'co3-replies': {NODES}, 'co3-quarantined': 0, 'co3-uncompressed': 0")
-    assert compressed == (ROUNDS if name == "minimal" else 0)
+def test_scikit_learn_where_torch_cannot_be_imported_with_co3_and_without(federation: Federation) -> None:
+    runs = {name: federation.submit(EXAMPLES / name, {"rounds": ROUNDS}) for name in ("quickstart", "minimal")}
+    for name, run in runs.items():
+        assert run.wait(300) == "finished:completed", run.log()[-3000:]
+        accuracies = [float(found) for found in re.findall(r"'accuracy': (0\.\d+)", run.log())]
+        assert max(accuracies) > 0.8
+        compressed = run.log().count(f"'co3-replies': {NODES}, 'co3-quarantined': 0, 'co3-uncompressed': 0")
+        assert compressed == (ROUNDS if name == "minimal" else 0)
