@@ -84,7 +84,7 @@ def federate(
     watch : Callable, optional
         Sees the replies of each round, see :class:`MeteredStrategy`.
     """
-    shape, examples = image_shape(settings.dataset), evaluation_examples(settings.dataset)
+    shape, examples = image_shape(settings.dataset), evaluation_examples(settings.dataset, settings.subset)
     model = make_model(settings.model, shape, seed=settings.seed)
     parameters = sum(tensor.numel() for tensor in model.state_dict().values())
     strategy = MeteredStrategy(_with_scheme(settings, scheme), settings.seed, watch)
