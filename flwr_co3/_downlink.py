@@ -1,13 +1,16 @@
 """The server's side of the downlink: which version of the model a node has, and what brings it to the current one."""
 
+import secrets
 from collections.abc import Iterable
 from logging import getLogger
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from numpy.typing import NDArray
 
+from flwr_co3._acknowledgements import Ledger
+from flwr_co3._planes import packed
 from flwr_co3._protocol import (
     BASE_KEY,
     CONFIG_KEY,
@@ -23,8 +26,16 @@ from flwr_co3._round import payload_bytes
 from flwr_co3._versions import Tensors, Version, advanced, difference, step
 from flwr_co3.codec import Codec
 from flwr_co3.config import CO3Config
+from flwr_co3.frame import EMPTY
 
 logger = getLogger("flwr.co3")
+
+
+class Parcel(NamedTuple):
+    """What brings a node to the current version."""
+
+    arrays: ArrayRecord
+    entries: dict[str, str | bytes]  # of the message's config
 
 
 class Downlink:
@@ -36,89 +47,155 @@ class Downlink:
     Parameters
     ----------
     config : CO3Config
-        How the server compresses.
-    run : str
-        The run's token.
+        How the server compresses what changed.
+    ledger : Ledger
+        The run.
+    whole : CO3Config or None (default: None)
+        How it compresses the whole model for nodes that hold none. With None that is without loss, and only for nodes
+        that are known to have CO3Mod.
 
     Raises
     ------
     ValueError
-        If the config is something else, or has a decay.
+        If a config is something else, or has a decay, or a rate that differs from node to node.
     """
 
-    def __init__(self, config: CO3Config, run: str) -> None:
+    def __init__(self, config: CO3Config, ledger: Ledger, whole: CO3Config | None = None) -> None:
         if not isinstance(config, CO3Config):
-            raise ValueError(f"The downlink of a CO3Strategy must be a CO3Config or None, not {config!r}.")
-        if config.memory_decay != 1:
+            raise ValueError(f"The downlink of a CO3 strategy must be a CO3Config or None, not {config!r}.")
+        if whole is not None and not isinstance(whole, CO3Config):
+            raise ValueError(f"What whole models are compressed with must be a CO3Config or None, not {whole!r}.")
+        for each in filter(None, (config, whole)):
+            if each.memory_decay != 1:
+                raise ValueError(
+                    f"The downlink's memory_decay must be 1, not {each.memory_decay}: the server remembers what the "
+                    "clients' model lacks by that model itself."
+                )
+        if callable(config.rate):
             raise ValueError(
-                f"The downlink's memory_decay must be 1, not {config.memory_decay}: the server remembers what the "
-                "clients' model lacks by that model itself."
+                "The downlink's rate must be a RateLimit, not a function of round and node: all nodes are sent the "
+                "same frames. (Its numbers may be schedules.)"
             )
-        self._codec = Codec(config)
-        self._run = run
-        self._source: ArrayRecord | None = None  # of which the current version was made
+        self._config = config
+        self._whole_codec = None if whole is None else Codec(whole)
+        self._ledger = ledger
+        self._source: object = None  # of which the current version was made
         self._whole = ArrayRecord()
-        self._version = Version(0, 0)
+        self._packed: ArrayRecord | None = None  # the same in fewer bytes, once a node was sent it
+        # Versions are numbered from anywhere, so that those of a resumed run are not taken for those before it.
+        self._version = Version.of(secrets.randbelow(2**31), {})
         self._names: dict[int, Version] = {}  # of the versions that frames start from
         self._frames: dict[int, bytes] = {}  # by the number of the version that they start from
-        self._held: dict[int, int] = {}  # by node: the version that it has for certain
+        self._held: dict[str, int] = {}  # by node: the version that it has for certain
+        self._capable: set[str] = set()  # nodes that have named a version
+        self._trying: set[str] = set()  # nodes that were sent the whole model compressed, and have not answered
+        self._plain: set[str] = set()  # nodes that answered that with an error
         self.tensors: Tensors = {}  # the current version
 
-    def advance(self, record: ArrayRecord) -> None:
-        """Make the next version, near this model."""
-        if record is self._source:
+    def advance(self, source: object, record: ArrayRecord, server_round: int) -> None:
+        """Make the next version, near this model; nothing if it was made of this source already."""
+        if source is self._source:
             return
         new = {name: array.numpy() for name, array in record.items()}
-        number = self._version.number + 1
-        frame = self._step(new)
+        base, old = self._version, self.tensors
+        frame = self._step(new, Codec(self._ledger.course.config(self._config, server_round)))
+        if frame is None:  # a line of versions begins
+            base, old = Version.of(base.number, {}), {}
+            self._names, self._frames = {}, {}
+            frame = self._first(new)
         if frame is None:
             self.tensors = new
-            self._names, self._frames = {}, {}
         else:
-            self._names[self._version.number] = self._version
-            self._frames[self._version.number] = frame
-            self.tensors = advanced(self.tensors, frame)
-        self._version = Version.of(number, self.tensors)
-        self._source = record
+            self._names[base.number], self._frames[base.number] = base, frame
+            self.tensors = advanced(old, frame)
+        self._version = Version.of(base.number + 1, self.tensors)
+        self._source = source
         self._whole = record if frame is None else ArrayRecord({n: Array(t) for n, t in self.tensors.items()})
+        self._packed = None
         self._forget_frames()
+
+    def parcel(self, node: str) -> Parcel:
+        """Return what brings a node to the current version: frames, or the whole model."""
+        entries: dict[str, str | bytes] = {RUN_KEY: self._ledger.run, MODEL_KEY: self._version.write()}
+        base = self._base_of(node)
+        if base is None and (node in self._plain or node not in self._capable):
+            return Parcel(self._whole, entries)
+        if base is None or base.is_nothing:
+            self._trying.add(node)
+        if base is None:
+            if self._packed is None:
+                self._packed = packed(self._whole)
+            return Parcel(self._packed, entries)
+        frames = [self._frames[number] for number in range(base.number, self._version.number)]
+        entries[BASE_KEY] = base.write()
+        return Parcel(ArrayRecord({str(i): _array(frame) for i, frame in enumerate(frames)}), entries)
 
     def bring(self, message: Message) -> None:
         """Put into a message what brings its node to the current version."""
         ((key, _),) = message.content.array_records.items()
         content = message.content.copy()
         config_key, config = next(iter(content.config_records.items()), (CONFIG_KEY, ConfigRecord()))
-        entries: dict[str, str | bytes] = {RUN_KEY: self._run, MODEL_KEY: self._version.write()}
-        base = self._held.get(message.metadata.dst_node_id)
-        content[key] = self._whole
-        if base is not None and (base == self._version.number or base in self._frames):
-            frames = [self._frames[number] for number in range(base, self._version.number)]
-            entries[BASE_KEY] = self._names.get(base, self._version).write()
-            content[key] = ArrayRecord({str(i): _array(frame) for i, frame in enumerate(frames)})
+        content[key], entries = self.parcel(str(message.metadata.dst_node_id))
         content[config_key] = ConfigRecord({**config, **entries})
         message.content = content
 
     def hear(self, replies: Iterable[Message]) -> None:
         """Learn from replies what their nodes hold: what they say, or what they were sent and did not complain of."""
         for reply in replies:
-            node = reply.metadata.src_node_id
+            node = str(reply.metadata.src_node_id)
             if reply.has_error():
-                if UNKNOWN_MODEL in (reply.error.reason or ""):
-                    self._held.pop(node, None)
+                self.complains(node, UNKNOWN_MODEL in (reply.error.reason or ""))
             elif reply.metadata.message_type.partition(".")[0] == "train":
-                self._held.update((node, number) for number in _numbers(reply.content))
+                for number in _numbers(reply.content):
+                    self.holds(node, number)
             elif node in self._held:
-                self._held[node] = self._version.number
+                self.holds(node, self._version.number)
 
-    def _step(self, new: Tensors) -> bytes | None:
+    def holds(self, node: str, number: int) -> None:
+        """Note that a node has a version."""
+        self._held[node] = number
+        self._capable.add(node)
+        self._trying.discard(node)
+
+    def complains(self, node: str, of_the_model: bool) -> None:
+        """Note that a node answered with an error: it may be unable to read what it was sent."""
+        if of_the_model:
+            self._held.pop(node, None)
+        if node in self._trying:
+            self._trying.remove(node)
+            self._plain.add(node)
+
+    def _base_of(self, node: str) -> Version | None:
+        """Return the version from which frames bring a node to the current one; None where they don't."""
+        held = self._held.get(node)
+        if held == self._version.number:
+            return self._version
+        if held in self._frames:
+            return self._names[held]
+        if node in self._plain:
+            return None
+        return next((version for version in self._names.values() if version.is_nothing), None)
+
+    def _step(self, new: Tensors, codec: Codec) -> bytes | None:
         """Return a frame from the current version to a model; None where only the whole model will do."""
-        if not self._version.number:
+        if not self.tensors:
             return None
         try:
-            return step(self._codec, self.tensors, new)
+            return step(codec, self.tensors, new)
         except ValueError as error:
             logger.warning("CO3 sends clients the whole model, because there is no frame for it: %s", error)
             return None
+
+    def _first(self, new: Tensors) -> bytes | None:
+        """Return a frame of the whole model; None where it goes as it is."""
+        if self._whole_codec is None:
+            return None
+        try:
+            frame = self._whole_codec.encode(new)
+        except ValueError as error:
+            logger.warning("CO3 sends clients the whole model as it is: %s", error)
+            return None
+        return frame if frame != EMPTY else None  # too small a budget for anything
 
     def _forget_frames(self) -> None:
         """Let go of frames that no node will be sent: with those after them they are larger than the whole model."""

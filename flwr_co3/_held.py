@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from flwr.app import Array, ArrayRecord
 
 from flwr_co3._keeping import Keeper
-from flwr_co3._protocol import BASE_KEY, MODEL_KEY, UNKNOWN_MODEL, run_of
+from flwr_co3._planes import unpacked
+from flwr_co3._protocol import BASE_KEY, FRAME_STYPE, MODEL_KEY, UNKNOWN_MODEL, run_of
 from flwr_co3._versions import Tensors, Version, advanced
 from flwr_co3.correct import Kept, LastUpdate
 
@@ -28,33 +29,41 @@ def received_model(record: ArrayRecord, config: Mapping[str, object], keeper: Ke
         If the frames start from a version that is not held here, or do not lead to the one that they should.
     """
     run, target = run_of(config), Version.read(config[MODEL_KEY])
-    if BASE_KEY not in config:
-        tensors = {name: array.numpy() for name, array in record.items()}
-    else:
-        try:
-            frames = [array.data for array in record.values()]
+    try:
+        if BASE_KEY in config:
+            frames = [frame_of(array) for array in record.values()]
             tensors = _brought(frames, Version.read(config[BASE_KEY]), target, *_held(keeper, run))
-        except Exception as error:  # whatever is wrong, the server can send the whole model
-            raise ValueError(f"This client {UNKNOWN_MODEL}. {error}") from error
+        else:
+            tensors = unpacked(record)
+    except Exception as error:  # whatever is wrong, the server can send the whole model
+        raise ValueError(f"This client {UNKNOWN_MODEL}. {error}") from error
     if Version.of(target.number, tensors) != target:
-        raise ValueError(f"This client {UNKNOWN_MODEL}. With the frames it is not the server's.")
+        raise ValueError(f"This client {UNKNOWN_MODEL}. With what was sent it is not the server's.")
     # A model is kept as a memory is: its tensors, and the version's number and name in place of the last update's.
     keeper.save(run, Kept(tensors, LastUpdate(target.number, target.write(), b"")))
     return ArrayRecord({name: Array(tensor) for name, tensor in tensors.items()}), target.number
 
 
-def _held(keeper: Keeper, run: str) -> tuple[Version, Tensors]:
+def frame_of(array: Array) -> bytes:
+    """Return the frame in an array: as it is or, for a NumPyClient, as numpy's array of bytes."""
+    return array.data if array.stype == FRAME_STYPE else array.numpy().tobytes()
+
+
+def _held(keeper: Keeper, run: str) -> tuple[Version | None, Tensors]:
     kept = keeper.load(run)
     if kept is None or kept.last is None or kept.last.base is None:
-        raise ValueError("It holds none of this run.")
+        return None, {}
     return Version.read(kept.last.base), kept.errors
 
 
-def _brought(frames: list[bytes], base: Version, target: Version, version: Version, tensors: Tensors) -> Tensors:
+def _brought(frames: list[bytes], base: Version, target: Version, version: Version | None, tensors: Tensors) -> Tensors:
     """Apply those frames that lead on from the version held: the first ones may have come with an earlier message."""
-    missing = target.number - version.number
+    missing = len(frames) if version is None else target.number - version.number
     if not 0 <= missing <= len(frames) or (missing == len(frames) and version != base):
-        raise ValueError(f"It holds version {version.number}, and they start from {base.number}.")
+        if not base.is_nothing:
+            held = "none of this run" if version is None else f"version {version.number}"
+            raise ValueError(f"It holds {held}, and they start from version {base.number}.")
+        missing, tensors = len(frames), {}
     for frame in frames[len(frames) - missing :]:
         tensors = advanced(tensors, frame)
     return tensors

@@ -45,6 +45,11 @@ class Version(NamedTuple):
             raise ValueError(f"A version of the model is named by 8 bytes, not by {data!r}.")
         return cls(int.from_bytes(data[:4], "little"), int.from_bytes(data[4:], "little"))
 
+    @property
+    def is_nothing(self) -> bool:
+        """Whether it is a version without tensors, from which a frame brings the whole model."""
+        return self.checksum == Version.of(self.number, {}).checksum
+
     def write(self) -> bytes:
         """Return the name as bytes."""
         return self.number.to_bytes(4, "little") + self.checksum.to_bytes(4, "little")
@@ -83,11 +88,15 @@ def _change(codec: Codec, name: str, old: NDArray[Any], new: NDArray[Any]) -> ND
 def advanced(tensors: Tensors, frame: bytes) -> Tensors:
     """Return the version that a frame makes of another; tensors that the frame has not stay the same objects.
 
+    Of no tensors at all it makes those of the frame.
+
     Raises
     ------
     FrameError
         If the frame is damaged, or of another model.
     """
+    if not tensors:
+        return Codec().decode(frame)
     # Half precision travels as float32.
     reader = FrameReader(frame, max_bytes=2 * sum(tensor.nbytes for tensor in tensors.values()) + 1024)
     for name, spec in reader.tensors.items():

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM, FedMedian, Krum, Strategy
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from flwr_co3._versions import Version, advanced, step
@@ -15,13 +17,16 @@ from flwr_co3.client import CO3Mod
 from flwr_co3.codec import Codec
 from flwr_co3.config import CO3Config
 from flwr_co3.errors import FrameError
+from flwr_co3.frame import FrameReader
 from flwr_co3.rate import RateLimit
 from flwr_co3.server import CO3Strategy
 from tests.flower.helpers import (
     EVERYTHING_EXACT,
+    App,
     LocalGrid,
     Tensors,
     arrays,
+    frame_of,
     model_of,
     record,
     reply_with_change,
@@ -331,6 +336,184 @@ def test_a_model_that_cannot_be_compressed_is_sent_whole(model: Tensors, caplog:
     other = {"w": np.ones((20, 10), np.float32)}
     strategy.start(grid=grid, initial_arrays=record(other), num_rounds=1)
     assert is_whole(grid.sent[-1])
+
+
+# Whole models
+
+
+def with_whole(config: CO3Config, *nodes: tuple[int, ...]) -> CO3Strategy:
+    return CO3Strategy(Sampling(*nodes), downlink=LOW, whole=config)
+
+
+def test_a_whole_model_without_loss_is_the_same_to_the_last_bit(model: Tensors) -> None:
+    client = Client(1)
+    grid = LocalGrid({1: client})
+    strategy = CO3Strategy(avg(), downlink=LOW, whole=EVERYTHING_EXACT)
+    strategy.start(grid=grid, initial_arrays=record(model), num_rounds=1)
+    for name, tensor in client.got[0].items():
+        assert (tensor.dtype, tensor.tobytes()) == (model[name].dtype, model[name].tobytes())
+    assert len(model_of(grid.sent[0].content)) == 1  # one frame
+
+
+def test_whole_models_are_cast_for_nodes_that_hold_none_whenever_they_come(model: Tensors) -> None:
+    clients = {1: Client(1), 2: Client(2)}
+    grid = LocalGrid(dict(clients))
+    strategy = with_whole(CO3Config(format="fp8"), (1,), (1,), (1, 2), (1, 2))
+    result = strategy.start(grid=grid, initial_arrays=record(model), num_rounds=4)
+    assert [len(model_of(message.content)) for message in sent_to(grid, 2)] == [
+        3,
+        1,
+    ]  # the model, then the frames since
+    first = result.train_metrics_clientapp[1]["co3-downlink-payload-bytes"]
+    assert first < sum(tensor.nbytes for tensor in model.values()) / 3  # type: ignore[operator]
+    for mine, theirs in zip(clients[2].got, clients[1].got[2:], strict=True):
+        assert all(np.array_equal(mine[name], theirs[name]) for name in mine)
+    lossy = np.linalg.norm(clients[1].got[0]["fc.weight"] - model["fc.weight"]) / np.linalg.norm(model["fc.weight"])
+    assert 0 < lossy < 0.1
+
+
+def test_what_casting_loses_the_next_frames_bring(model: Tensors) -> None:
+    """Updates do not depend on the model here, so what was learnt is in the model or in the client's memory."""
+    grid = LocalGrid({1: Client(1)})
+    strategy = with_whole(CO3Config(format="fp8"), *[(1,)] * 6)
+    final = arrays(strategy.start(grid=grid, initial_arrays=record(model), num_rounds=6).arrays)
+    memory = arrays(grid.contexts[1].state.array_records["co3-memory"])
+    for name in LOSSY:
+        learnt = change(1)(name, model[name]) - model[name]
+        np.testing.assert_allclose(final[name] + memory[name], model[name] + 6 * learnt, atol=1e-5)
+        assert np.linalg.norm(held_by(strategy)[name] - (final[name] - learnt)) < 2 * np.linalg.norm(learnt)
+
+
+@pytest.mark.parametrize("whole", [None, CO3Config(format="fp8"), EVERYTHING_EXACT], ids=["none", "cast", "exact"])
+def test_a_client_without_the_mod_is_sent_the_model_as_it_is(model: Tensors, whole: CO3Config | None) -> None:
+    client = Client(1, with_mod=False)
+    grid = LocalGrid({1: client, 2: Client(2)})
+    strategy = CO3Strategy(avg(), downlink=LOW, whole=whole)
+    result = strategy.start(grid=grid, initial_arrays=record(model), num_rounds=3)
+    assert len(client.got) == (3 if whole is None else 2)  # it misses the round in which it could not read the model
+    assert set(model_of(sent_to(grid, 1)[-1].content)) == set(model)
+    assert {array.stype for array in model_of(sent_to(grid, 1)[-1].content).values()} == {"numpy.ndarray"}
+    assert result.train_metrics_clientapp[3]["co3-uncompressed"] == 1
+
+
+def forgetting(client: App, *rounds: int) -> App:
+    """A client whose state is gone in these rounds."""
+    count = 0
+
+    def app(message: Message, context: Context) -> Message:
+        nonlocal count
+        count += 1
+        if count in rounds:
+            context.state.clear()
+        return client(message, context)
+
+    return app
+
+
+def test_the_whole_model_for_a_client_that_lost_it_takes_fewer_bytes(model: Tensors) -> None:
+    model["fc.weight"] = 0.01 * np.random.default_rng(0).normal(size=(300, 100)).astype(np.float32)
+    client = Client(1)
+    grid = LocalGrid({1: forgetting(client, 3)})
+    strategy = CO3Strategy(avg(), downlink=LOW)
+    strategy.start(grid=grid, initial_arrays=record(model), num_rounds=5)
+    first, *_, again, last = (sum(len(array.data) for array in model_of(m.content).values()) for m in grid.sent)
+    assert is_whole(grid.sent[3]) and again < 0.9 * first and last < 0.2 * first
+    assert len(client.got) == 4 and not grid.replies[3].has_error()
+
+
+def test_a_client_that_cannot_read_the_packed_model_is_sent_it_as_it_is(model: Tensors) -> None:
+    client = Client(1)
+
+    def older(message: Message, context: Context) -> Message:
+        if any(array.stype == "flwr_co3.planes" for array in model_of(message.content).values()):
+            raise TypeError("Unsupported serialization type for conversion: flwr_co3.planes")
+        return client(message, context)
+
+    grid = LocalGrid({1: forgetting(older, 2)})
+    CO3Strategy(avg(), downlink=LOW).start(grid=grid, initial_arrays=record(model), num_rounds=5)
+    assert [reply.has_error() for reply in grid.replies] == [False, True, True, False, False]
+    assert [is_whole(message) for message in grid.sent] == [True, False, True, True, False]
+
+
+def test_a_budget_of_nothing_for_whole_models_sends_them_as_they_are(model: Tensors) -> None:
+    client = Client(1)
+    strategy = CO3Strategy(avg(), downlink=LOW, whole=CO3Config(rate=RateLimit(bytes_per_round=1)))
+    strategy.start(grid=LocalGrid({1: client}), initial_arrays=record(model), num_rounds=1)
+    assert_same(client.got[0], model, atol=0)
+
+
+def test_a_resumed_server_begins_with_the_whole_model_whatever_clients_hold(model: Tensors) -> None:
+    for whole in (None, CO3Config(format="fp8")):
+        clients = {1: Client(1), 2: Client(2)}
+        grid = LocalGrid(dict(clients))
+        strategy = CO3Strategy(Sampling((1, 2), (1, 2), (1, 2)), downlink=LOW, whole=whole)
+        result = strategy.start(grid=grid, initial_arrays=record(model), num_rounds=3)
+        again = CO3Strategy(Sampling((1,), (1,), (1, 2)), downlink=LOW, whole=whole, resume=strategy.progress)
+        final = again.start(grid=grid, initial_arrays=result.arrays, num_rounds=3)
+        assert not any(reply.has_error() for reply in grid.replies)
+        assert final.train_metrics_clientapp[3]["co3-quarantined"] == 0
+        assert all(np.array_equal(clients[2].got[-1][n], t) for n, t in clients[1].got[-1].items())
+        distance = np.linalg.norm(clients[1].got[3]["fc.weight"] - arrays(result.arrays)["fc.weight"])
+        assert distance < 0.1 * np.linalg.norm(model["fc.weight"])
+
+
+# Any sampling
+
+
+class Fated:
+    """A client to which things happen."""
+
+    def __init__(self, node: int) -> None:
+        self.client = Client(node)
+        self.fate = "answers"
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        if self.fate == "forgets":
+            context.state.clear()
+        reply = self.client(message, context)
+        if self.fate == "its reply is lost":
+            raise RuntimeError("the line went dead")
+        return reply
+
+
+FATES = ("answers", "is not asked", "forgets", "its reply is lost")
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    schedule=st.lists(st.lists(st.sampled_from(FATES), min_size=3, max_size=3), min_size=2, max_size=9),
+    whole=st.sampled_from([None, CO3Config(format="fp8"), EVERYTHING_EXACT]),
+    downlink=st.sampled_from([LOW, CO3Config(format="fp8"), CO3Config(rate=RateLimit(bytes_per_round=300))]),
+)
+def test_whoever_is_sampled_when_trains_from_the_servers_version_and_its_update_counts(
+    schedule: list[list[str]], whole: CO3Config | None, downlink: CO3Config
+) -> None:
+    now: Tensors = {"w": np.random.default_rng(1).normal(size=(30, 20)).astype("f4"), "n": np.array(3)}
+    clients = {node: Fated(node) for node in (1, 2, 3)}
+    grid = LocalGrid(dict(clients))
+    sampling = Sampling()
+    strategy = CO3Strategy(sampling, downlink=downlink, whole=whole)
+    for fates in schedule:
+        asked = tuple(node for node, fate in enumerate(fates, 1) if fate != "is not asked")
+        sampling.nodes = (asked,)
+        for node, fate in enumerate(fates, 1):
+            clients[node].fate, clients[node].client.got = fate, []
+        grid.sent, grid.replies = [], []
+        result = strategy.start(grid=grid, initial_arrays=record(now), num_rounds=1)
+        updates = []
+        for node, reply in zip(asked, grid.replies, strict=True):
+            got = clients[node].client.got
+            assert got or fates[node - 1] == "forgets", "only a client that lost its model may refuse frames"
+            assert all(np.array_equal(got[0][name], held_by(strategy)[name]) for name in now if got)
+            if not reply.has_error():
+                updates.append(FrameReader(frame_of(reply)).read("w"))
+        sent = [part.count_bytes() for message in grid.sent for part in message.content.values()]
+        if asked:
+            assert result.train_metrics_clientapp[1]["co3-downlink-message-bytes"] == sum(sent)
+        if updates:
+            new = arrays(result.arrays)
+            np.testing.assert_allclose(new["w"], now["w"] + np.mean(updates, axis=0), atol=1e-5)
+            now = new
 
 
 # Evaluation and bytes
