@@ -50,6 +50,12 @@ def compare(
     optimizer: Annotated[str | None, typer.Option(help="The clients' optimiser: sgd or adam.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="The clients' learning rate.")] = None,
     momentum: Annotated[float | None, typer.Option(help="The clients' momentum, for sgd.")] = None,
+    outer_products: Annotated[
+        str | None,
+        typer.Option(
+            help="Approximate the clients' weight gradients: topk:k=8,memory_decay=1, weighted:k=8, random:k=8."
+        ),
+    ] = None,
     strategy: Annotated[
         str | None, typer.Option(help="The strategy that aggregates, such as fedavgm:server_momentum=0.9.")
     ] = None,
@@ -95,6 +101,7 @@ def compare(
         "optimizer": optimizer,
         "learning_rate": learning_rate,
         "momentum": momentum,
+        "outer_products": outer_products,
     }
     chosen = {key: value for key, value in given.items() if value is not None}
     settings = Settings(**{**preset(task), **chosen, "seed": first_seed})
@@ -113,6 +120,22 @@ def compare(
     comparison = run(plan, out, _console, verbose=verbose, command=_command(), fresh=fresh)
     if trouble := _finish(comparison, out):
         raise RuntimeError(f"The comparison is incomplete. {trouble}")
+
+
+@app.command()
+def aop(
+    dataset: Annotated[str, typer.Option(help="MNIST: a local folder, or its name on the Hub.")] = "ylecun/mnist",
+    runs: Annotated[int, typer.Option(help="Runs of each entry, with the seeds 0, 1, ...")] = 10,
+    epochs: Annotated[int, typer.Option(help="Epochs of a run.")] = 30,
+    once: Annotated[
+        bool, typer.Option("--once", help="Apply the softmax once, and not twice as for the published table.")
+    ] = False,
+    parallel: Annotated[int | None, typer.Option(help="Runs at once.", show_default="one per processor")] = None,
+) -> None:
+    """Train the MNIST table of Mem-AOP-GD (arXiv:2110.09164) again, and show it beside the published one."""
+    from simulations.aop import reproduce
+
+    _console.print(reproduce(dataset, runs=runs, epochs=epochs, twice=not once, parallel=parallel))
 
 
 @app.command()

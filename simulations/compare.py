@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 
+from simulations.approximate_gradients import approximate
 from simulations.choices import look_up
 from simulations.engines import ENGINES, Execute, StopError
 from simulations.federation import RoundResult
@@ -21,6 +22,7 @@ from simulations.fits import LayerFit
 from simulations.interruption import stoppable
 from simulations.jobs import Job, Outcome, RunFiles
 from simulations.models import make_model
+from simulations.outer_products import parse_outer_products
 from simulations.progress import Board
 from simulations.results import Comparison, Run
 from simulations.runtime import SimulationError, flower_log
@@ -82,7 +84,8 @@ class Plan:
         if TUNING_SEED in self.seeds:
             raise ValueError(f"The seed {TUNING_SEED} is the one for tuning: choose others.")
         make_strategy(self.settings.strategy, self.settings.fraction_train)
-        make_model(self.settings.model, image_shape(self.settings.dataset), seed=0)
+        model = make_model(self.settings.model, image_shape(self.settings.dataset), seed=0)
+        approximate(model, parse_outer_products(self.settings.outer_products))
         for seed in self.seeds:
             partition_examples(
                 self.settings.dataset, self.settings.partitioner, seed, 0, self.clients, self.settings.subset

@@ -8,6 +8,7 @@ from typing import Any
 
 from flwr.app import ConfigRecord
 
+from simulations.outer_products import EXACT, parse_outer_products
 from simulations.subset import Subset
 
 _MESSAGE_KEY = "settings"
@@ -35,6 +36,7 @@ class Settings:
     optimizer: str = "sgd"  # sgd | adam
     learning_rate: float = 0.05
     momentum: float = 0.9  # of the clients' SGD
+    outer_products: str = EXACT  # of the clients' weight gradients: exact | topk:k=8 | weighted:k= | random:k=
     seed: int = 0  # partitions, initial weights, batch order, sampled clients
 
     def __post_init__(self) -> None:
@@ -50,6 +52,7 @@ class Settings:
             raise ValueError(f"There is no optimizer {self.optimizer!r}. Choose one of: sgd, adam.")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum is {self.momentum}, but must be at least 0 and below 1.")
+        parse_outer_products(self.outer_products)
 
     @property
     def subset(self) -> Subset:
