@@ -12,6 +12,7 @@ import torch
 from flwr.serverapp import Grid
 from ray.util.queue import Queue
 
+from simulations.client_app import app
 from simulations.clients import OrderedGrid
 from simulations.federation import RoundResult
 from simulations.inline import InlineGrid, outside_a_run
@@ -75,12 +76,12 @@ def flower(work: Work, *, clients: int, parallel: int | None = None, verbose: bo
     def serve(grid: Grid) -> None:
         ordered = OrderedGrid(grid)
         ordered.learn_partitions()
-        work(lambda jobs, listener: _one_by_one(jobs, listener, ordered))
+        work(lambda jobs, listener: _one_by_one(jobs, listener, lambda job: ordered))
 
     simulate(serve, clients=clients, parallel=parallel, verbose=verbose)
 
 
-def _one_by_one(jobs: list[Job], listener: Listener, grid: Grid) -> None:
+def _one_by_one(jobs: list[Job], listener: Listener, grid_of: Callable[[Job], Grid]) -> None:
     for job in jobs:
         _check(listener.stop)
         listener.started(job)
@@ -90,7 +91,7 @@ def _one_by_one(jobs: list[Job], listener: Listener, grid: Grid) -> None:
             _check(listener.stop)
 
         try:
-            outcome = do(job, grid, on_round)
+            outcome = do(job, grid_of(job), on_round)
         except StopError:
             raise
         except Exception as error:
@@ -104,13 +105,24 @@ def inline(work: Work, *, clients: int, parallel: int | None = None, verbose: bo
 
     Where a model is small, this is many times faster than Flower's runtime, with the same results. Ray spreads the
     processes over this machine, or over the cluster that the variable RAY_ADDRESS names. Takes what :func:`flower`
-    takes; ``parallel`` is the number of jobs at once, and each job says its own number of clients.
+    takes; ``parallel`` is the number of jobs at once, and each job says its own number of clients. A single one at a
+    time needs no Ray: it is done in this process.
     """
+    if parallel == 1:
+        with outside_a_run():
+            work(lambda jobs, listener: _one_by_one(jobs, listener, _inline_grid))
+        return
     start_ray(parallel, verbose)
     try:
         work(_side_by_side)
     finally:
         end_ray()
+
+
+def _inline_grid(job: Job) -> Grid:
+    grid = OrderedGrid(InlineGrid(app, job.clients))
+    grid.learn_partitions()
+    return grid
 
 
 def _side_by_side(jobs: list[Job], listener: Listener) -> None:
@@ -147,15 +159,11 @@ def _heard(news: Queue) -> Iterator[tuple[int, RoundResult]]:
 
 def _do_alone(number: int, job: Job, news: Queue) -> Outcome | str:
     """Do a job in a process of Ray's; return what it gave, or why it ended early."""
-    from simulations.client_app import app
-
     torch.set_num_threads(1)
     logging.getLogger("flwr").setLevel(logging.ERROR)
     try:
         with outside_a_run():
-            grid = OrderedGrid(InlineGrid(app, job.clients))
-            grid.learn_partitions()
-            return do(job, grid, lambda result: news.put((number, result)))
+            return do(job, _inline_grid(job), lambda result: news.put((number, result)))
     except Exception as error:
         logging.getLogger("flwr").error(traceback.format_exc())
         return f"{type(error).__name__}: {error}"

@@ -2,19 +2,18 @@
 
 import dataclasses
 import json
-import os
-import signal
-import subprocess
-import sys
+import multiprocessing
 import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from simulations.compare import Plan, compare
 from simulations.federation import RoundResult
 from simulations.jobs import Job, Outcome, RunFiles
 from simulations.results import Comparison, Run
-from simulations.schemes import make_scheme
+from simulations.schemes import make_scheme, make_schemes
 from simulations.settings import Settings
 
 JOB = Job(make_scheme("co3:bits_per_parameter=0.5"), Settings(), clients=3)
@@ -50,32 +49,37 @@ def test_a_job_that_differs_in_anything_has_another_file() -> None:
     assert dataclasses.replace(JOB).key == JOB.key
 
 
-@pytest.mark.ray
 def test_a_comparison_that_was_killed_goes_on_and_ends_in_the_same_results(tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert start(whole).wait() == 0
+    make(whole)
 
-    process = start(broken)
+    process = multiprocessing.get_context("fork").Process(target=make, args=(broken,))
+    process.start()
     while len(list((broken / "runs").glob("*.json"))) < 3:
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     kept = {path: path.stat().st_mtime_ns for path in (broken / "runs").glob("*.json")}
     assert 3 <= len(kept) < len(list((whole / "runs").glob("*.json"))) == 8
-    assert start(broken).wait() == 0
+    make(broken)
 
     assert told(broken) == told(whole)
     assert all(path.stat().st_mtime_ns == changed for path, changed in kept.items())
 
 
-def start(out: Path) -> "subprocess.Popen[bytes]":
+def make(out: Path) -> None:
     """Tune two schemes with two learning rates, and run each with two seeds: eight runs."""
-    command = [sys.executable, "-m", "simulations", "compare", "--engine", "inline", "--parallel", "1",
-               "--clients", "3", "--rounds", "4", "--schemes", "fedavg,co3", "--bits", "0.5",
-               "--learning-rates", "0.02,0.05",
-               "--seeds", "2", "--out", str(out)]  # fmt: skip
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    plan = Plan(
+        Settings(rounds=3),
+        make_schemes(["fedavg", "co3:bits_per_parameter=0.5"]),
+        seeds=[0, 1],
+        clients=3,
+        parallel=1,
+        engine="inline",
+        learning_rates=(0.02, 0.05),
+    )
+    compare(plan, out, Console(quiet=True))
 
 
 def told(out: Path) -> list[object]:
