@@ -235,10 +235,10 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "another file": (b"PK\x03\x04 and so on", "no CO3 frame: it begins with b'PK"),
     "only a magic": (b"CO3\x01", "cut: 4 bytes are too few"),
     "version": (
-        corrected(b"CO3\x02" + forged(ONE)[4:]),
-        "version 2, and this flwr-co3 reads version 1: update the older",
+        corrected(b"CO3\x03" + forged(ONE)[4:]),
+        "version 3, and this flwr-co3 reads versions 1 to 2: update the older",
     ),
-    "flags": (forged(ONE, SCALED + b"\0", flags=COMMON_SCALE | 32), "flags 0x28, some of which"),
+    "flags": (forged(ONE, SCALED + b"\0", flags=COMMON_SCALE | 64), "flags 0x48, some of which"),
     "checksum": (forged(ONE)[:-1] + b"\x00", "damaged: its checksum"),
     "dtype": (forged(table_of([("w", len(DTYPES), (3,))])), "Tensor 'w' has a dtype, number 15"),
     "lossy integer": (forged(table_of([("w", DTYPES.index("int32"), (3,))])), "'w' is int32 and not marked exact"),

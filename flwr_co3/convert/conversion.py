@@ -83,10 +83,15 @@ def convert(
 
 def magnitude_values(fmt: FloatFormat, scales: npt.ArrayLike, dtype: str) -> Floats:
     """What each magnitude decodes to at scales of any shape, as far as a tensor's type goes: one more dimension."""
-    limit = (2 - 2**-7) * 2.0**127 if dtype == "bfloat16" else float(np.finfo(dtype).max)
     with np.errstate(over="ignore"):
-        values: Floats = np.minimum(fmt.magnitudes / np.asarray(scales, np.float64)[..., None], limit)
+        ratios = fmt.magnitudes / np.asarray(scales, np.float64)[..., None]
+    values: Floats = np.minimum(ratios, largest_number(dtype))
     return values
+
+
+def largest_number(dtype: str) -> float:
+    """The largest finite number of a floating-point type."""
+    return (2 - 2**-7) * 2.0**127 if dtype == "bfloat16" else float(np.finfo(dtype).max)
 
 
 def _convert_in_numpy(
