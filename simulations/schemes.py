@@ -31,7 +31,7 @@ _SCHEMES: dict[str, tuple[str, dict[str, Value]]] = {
 }
 
 _RATE = tuple(field.name for field in dataclasses.fields(RateLimit))
-_OVERRIDES = ("format", "coder", "scale", "memory-decay", "rounding", "bits-per-parameter")
+_OVERRIDES = ("format", "coder", "scale", "memory-decay", "rounding", "reconstruction", "bits-per-parameter")
 
 
 @dataclass(frozen=True)
