@@ -24,7 +24,7 @@ help:  ## what can be made
 venv: $(STAMP)  ## .venv with the package and everything pinned in requirements.txt
 
 run: $(STAMP)  ## the default comparison of schemes: a table, results.json and an HTML report
-	$(RUN) -m simulations compare
+	$(RUN) -m simulations compare --fresh
 
 test: $(STAMP)  ## all tests and doctests
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -m "not ray and not deployment" -n $(WORKERS) --dist worksteal
