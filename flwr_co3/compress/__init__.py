@@ -1,6 +1,6 @@
 """Compress: level indices to bytes and back, without loss."""
 
-from flwr_co3.compress.group import MAX_MAGNITUDE, Group, Model, Plan, plan, read_model
+from flwr_co3.compress.group import MAX_MAGNITUDE, Group, Model, Plan, ZeroModel, plan, read_model
 from flwr_co3.compress.levels import Levels, Part, divisible
 from flwr_co3.compress.levels import write as write_levels
 from flwr_co3.compress.stream import CODERS
@@ -17,6 +17,7 @@ __all__ = [
     "Model",
     "Part",
     "Plan",
+    "ZeroModel",
     "divisible",
     "plan",
     "read_model",
