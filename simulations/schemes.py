@@ -98,6 +98,25 @@ def make_schemes(texts: list[str]) -> list[Scheme]:
     return [make_scheme(name) for name in dict.fromkeys(names)]
 
 
+def at_budgets(texts: list[str], bits: list[float]) -> list[str]:
+    """Write each scheme once for each budget, in bits per parameter; without any, and for FedAvg, as it is.
+
+    >>> at_budgets(["fedavg", "co3:format=fp8"], [0.1, 2])
+    ['fedavg', 'co3:format=fp8,bits_per_parameter=0.1', 'co3:format=fp8,bits_per_parameter=2']
+    """
+    if not bits:
+        return texts
+    return [
+        each
+        for text in texts
+        for each in ([text] if text == PLAIN else [_with_budget(text, budget) for budget in bits])
+    ]
+
+
+def _with_budget(text: str, bits: float) -> str:
+    return f"{text}{',' if ':' in text else ':'}bits_per_parameter={bits:g}"
+
+
 def _outer_products(options: dict[str, Value]) -> str | None:
     """Take the option of that name out of ``options``, written as in the settings."""
     if "outer_products" not in options:
