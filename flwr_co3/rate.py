@@ -201,7 +201,8 @@ def suited(update: Update, formats: Sequence[tuple[FloatFormat, float]], bits: f
     if not update.header.known or _TABLE_BITS * len(update.header.groups) <= _TABLE_SHARE * bits:
         return update
     joined = update.joined()
-    gain = MagnitudeCounts(joined).scale_for(bits, joined.caps) > counts.scale_for(bits, update.caps)
+    saved = 8 * (len(update.header.groups) - 1)  # a group of zeros takes a byte
+    gain = MagnitudeCounts(joined).scale_for(bits + saved, joined.caps) > counts.scale_for(bits, update.caps)
     return joined if gain else update
 
 
