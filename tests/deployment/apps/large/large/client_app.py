@@ -25,6 +25,6 @@ def train(message: Message, context: Context) -> Message:
     for name, array in message.content.array_records["arrays"].items():
         tensor = array.numpy()
         new[name] = Array(tensor + 0.01 * rng.standard_normal(tensor.shape, np.float32))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # of the last round's too, less what CO3 takes in it
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # without what CO3 takes after this
     metrics = MetricRecord({"num-examples": 1, "peak": peak})
     return Message(RecordDict({"arrays": new, "metrics": metrics}), reply_to=message)
