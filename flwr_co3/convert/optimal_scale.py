@@ -109,8 +109,8 @@ def compute_unit_optimal_scale(fmt: FloatFormat, shape: float) -> float:
     start = next(point for point, error in minima if error <= least * _PLATEAU)
     fine: Floats = start + _FINE_STEP * np.arange(-8.0, 9.0)
     errors = distortion(fmt, model, 2.0**fine)
-    least_on_grid = float(fine[np.argmin(errors)]), float(errors.min())  # where the error only falls or only rises
-    point, _ = min(_minima(fine, errors) or [least_on_grid], key=lambda minimum: minimum[1])
+    lowest = (float(fine[np.argmin(errors)]), float(errors.min()))  # where the error is so flat that it has no minimum
+    point, _ = min(_minima(fine, errors), key=lambda minimum: minimum[1], default=lowest)
     return float(2.0**point)
 
 
