@@ -8,7 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import budgets, codec, flower, goals, memory, peers, regressions, size, startup, tensors
+from benchmarks import (
+    budgets,
+    codec,
+    flower,
+    goals,
+    memory,
+    peers,
+    quantisers,
+    regressions,
+    shannon,
+    size,
+    startup,
+    tensors,
+)
 from benchmarks.output import Form, Row
 
 SMALL = 5_000
@@ -155,3 +168,22 @@ def test_budgets(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(unused) == ["0.1 bit", "1 bit", "6 bit"]
     for cell in unused.values():
         assert isinstance(cell, float) and 0 <= cell < 20
+
+
+def test_quantisers(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shannon, "_BINS", 120)  # a coarse bound is quick
+    monkeypatch.setattr(quantisers, "_STEPS", quantisers._STEPS[::3])
+    quantisers.main("0.8", 20_000, "", "0.243,0.8", None, Form.JSON)
+
+    for row in rows(capsys):
+        assert_positive(row)
+        bound, nearest, best = row["R(D)"], row["nearest"], row["rd + centroid"]
+        assert isinstance(bound, float) and isinstance(nearest, float) and isinstance(best, float)
+        assert bound < best < nearest
+        assert isinstance(row["trellis, ideal"], float) and bound < row["trellis, ideal"] < nearest
+
+
+def test_shannon_s_bound_is_that_of_a_normal_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shannon, "_BINS", 300)
+    distortions, bits = shannon.rate_distortion(2.0, [1.0, 2.0, 8.0])
+    np.testing.assert_allclose(bits, -0.5 * np.log2(distortions), rtol=0.02)
