@@ -5,7 +5,10 @@ from rich.table import Table
 
 from simulations.results import Comparison, Summary
 from simulations.schemes import PLAIN
+from simulations.standings import standings
 from simulations.units import as_bits, as_bytes, as_ratio, as_seconds
+
+_MARKS = {"best": "[bold]", "tied": "= ", "": "", "alone": ""}
 
 
 def terminal_table(comparison: Comparison) -> Table:
@@ -17,10 +20,11 @@ def terminal_table(comparison: Comparison) -> Table:
     timed = comparison.settings.links != ""
     if timed:
         table.add_column("Time to\ntarget", justify="right", no_wrap=True)
+    standing = standings(comparison)
     for row in comparison.summaries():
         table.add_row(
             row.label,
-            accuracy(row),
+            f"{_MARKS[standing[row.scheme]]}{accuracy(row)}",
             as_bits(row.bits_per_parameter),
             as_bytes(row.uplink_bytes_per_message),
             as_bytes(row.uplink_bytes),
@@ -50,6 +54,8 @@ def caption(comparison: Comparison) -> str:
     seeds = len(comparison.seeds)
     over = f"; mean ± standard deviation over {seeds} seeds" if seeds > 1 else ""
     text = f"Accuracy on the test data: mean of the last fifth of the rounds{over}. Bytes: whole messages."
+    if "best" in standings(comparison).values():
+        text += " Bold: best at its budget; =: not told from it by a paired t-test."
     if comparison.settings.links:
         text += (
             f" Time: simulated, until {100 * comparison.target_accuracy:.1f} % was first reached (× less than FedAvg)."
