@@ -58,6 +58,14 @@ def compare(
     parallel: Annotated[
         int | None, typer.Option(help="Clients that train at once.", show_default="one per processor")
     ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder on a disk with room for the clients' memories while they train: 4 bytes per parameter and "
+            "client, twice that with a downlink.",
+            show_default="in RAM",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for results and report; what is there is replaced.")] = Path(
         "results"
     ),
@@ -94,6 +102,7 @@ def compare(
         seeds=list(range(first_seed, first_seed + seeds)),
         clients=clients,
         parallel=parallel,
+        store=store,
     )
     plan.check()
     comparison = run(plan, out, _console, verbose=verbose, command=_command())

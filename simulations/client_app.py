@@ -1,5 +1,7 @@
 """The client: trains on its part of the data. CO3Mod compresses its answer when the server asks for it."""
 
+import os
+
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -9,7 +11,10 @@ from simulations.settings import Settings
 from simulations.tasks import image_shape, partition_examples
 from simulations.training import train
 
-app = ClientApp(mods=[CO3Mod()])
+STORE = "CO3_SIMULATION_STORE"
+"""Variable of the environment: a folder for the clients' memories, which are in Flower's state without it."""
+
+app = ClientApp(mods=[CO3Mod(store=os.environ.get(STORE))])
 
 
 @app.train()

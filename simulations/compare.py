@@ -1,13 +1,15 @@
 """Comparing schemes: the same task, seeds, partitions, initial weights and batches, one after the other."""
 
+import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
 import os
 import platform
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +55,8 @@ class Plan:
         Number of simulated clients.
     parallel : int or None
         How many train at once; None for as many as there are processors.
+    store : Path or None
+        Where the clients' memories are on disk, in a folder that is deleted in the end; None keeps them in RAM.
     """
 
     settings: Settings
@@ -60,6 +64,7 @@ class Plan:
     seeds: list[int]
     clients: int
     parallel: int | None = None
+    store: Path | None = None
 
     def check(self) -> None:
         """Find out before anything is started whether there is such a model, and such data that can be divided.
@@ -113,16 +118,28 @@ def compare(plan: Plan, out: Path, console: Console, *, verbose: bool = False, c
         flower_log(None if verbose else out / LOG_FILE),
         stoppable(stop, console, give_up),
         Board(console, comparison.labels, plan.settings.rounds, len(plan.seeds)) as board,
+        _store(plan.store) as store,
     ):
         runner = _Runner(plan, comparison, board, stop, save)
         try:
-            simulate(runner.run_all, clients=plan.clients, parallel=plan.parallel, verbose=verbose)
+            simulate(runner.run_all, clients=plan.clients, parallel=plan.parallel, store=store, verbose=verbose)
         except _StopError:
             comparison.problem = _STOPPED
         except SimulationError as error:
             comparison.problem = str(error)
     save()
     return comparison
+
+
+@contextlib.contextmanager
+def _store(folder: Path | None) -> Iterator[Path | None]:
+    """Make a folder for memories in this one, and delete it in the end; None where there is none."""
+    if folder is None:
+        yield None
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="memories-", dir=folder) as temporary:
+        yield Path(temporary)
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,9 @@ def federate(
 
 def _with_scheme(settings: Settings, scheme: Scheme) -> Strategy:
     strategy = make_strategy(settings.strategy, settings.fraction_train)
-    return strategy if scheme.config is None else CO3Strategy(strategy, scheme.config)
+    if scheme.config is None:
+        return strategy
+    return CO3Strategy(strategy, scheme.config, scheme.downlink, whole=scheme.whole)
 
 
 def _account(server_round: int, worth: Score, traffic: Traffic, parameters: int, seconds: float) -> RoundResult:

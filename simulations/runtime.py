@@ -13,6 +13,7 @@ import torch
 from flwr.app import ConfigRecordValues, Context
 from flwr.serverapp import Grid, ServerApp
 
+from simulations.client_app import STORE
 from simulations.client_app import app as client_app
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -23,7 +24,12 @@ class SimulationError(RuntimeError):
 
 
 def simulate(
-    server: Callable[[Grid], None], *, clients: int, parallel: int | None = None, verbose: bool = False
+    server: Callable[[Grid], None],
+    *,
+    clients: int,
+    parallel: int | None = None,
+    store: Path | None = None,
+    verbose: bool = False,
 ) -> None:
     """Run ``server`` with simulated clients, and end every process that was started for it.
 
@@ -40,6 +46,8 @@ def simulate(
         Number of simulated clients.
     parallel : int, optional
         How many of them train at once; as many as there are processors unless given.
+    store : Path, optional
+        Folder for the clients' memories. Flower's state holds them unless given, all of them in RAM.
     verbose : bool (default: False)
         Also show what Ray's processes print.
 
@@ -62,7 +70,7 @@ def simulate(
             failure.append(error)
 
     try:
-        resources = _start_ray(parallel, verbose)
+        resources = _start_ray(parallel, store, verbose)
         run_simulation(
             server_app=server_app,
             client_app=client_app,
@@ -86,7 +94,7 @@ def _processors() -> int:
     return os.cpu_count() or 1
 
 
-def _start_ray(parallel: int, verbose: bool) -> dict[str, ConfigRecordValues]:
+def _start_ray(parallel: int, store: Path | None, verbose: bool) -> dict[str, ConfigRecordValues]:
     """Start Ray for ``parallel`` clients at once, and return what each of them gets.
 
     That is one processor, and a share of the GPUs where there are any. Ray gives a process as many threads as
@@ -95,6 +103,9 @@ def _start_ray(parallel: int, verbose: bool) -> dict[str, ConfigRecordValues]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's announcement of a change to come
+    variables = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    if store is not None:
+        variables[STORE] = str(store.resolve())
     gpus = torch.cuda.device_count()
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     ray.init(
@@ -103,7 +114,7 @@ def _start_ray(parallel: int, verbose: bool) -> dict[str, ConfigRecordValues]:
         include_dashboard=False,
         log_to_driver=verbose,
         logging_level=logging.INFO if verbose else logging.ERROR,
-        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}},
+        runtime_env={"env_vars": variables},
     )
     for number, handler in handlers.items():
         signal.signal(number, handler)

@@ -30,7 +30,10 @@ _SCHEMES: dict[str, tuple[str, dict[str, Value]]] = {
 }
 
 _RATE = tuple(field.name for field in dataclasses.fields(RateLimit))
-_OVERRIDES = ("format", "coder", "scale", "memory-decay", "rounding", "bits-per-parameter")
+_OVERRIDES = (
+    *("format", "coder", "scale", "memory-decay", "rounding", "bits-per-parameter"),
+    *("downlink-bits", "downlink-whole"),
+)
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,15 @@ class Scheme:
         As it stands in pictures and tables.
     config : CO3Config or None
         None: weights travel as they are.
+    downlink, whole : CO3Config or None
+        How the server compresses what changed, and the whole model; see :class:`flwr_co3.CO3Strategy`.
     """
 
     name: str
     label: str
     config: CO3Config | None
+    downlink: CO3Config | None = None
+    whole: CO3Config | None = None
 
 
 def make_scheme(text: str, overrides: Mapping[str, Any] | None = None) -> Scheme:
@@ -60,7 +67,8 @@ def make_scheme(text: str, overrides: Mapping[str, Any] | None = None) -> Scheme
     text : str
         A name, and settings that replace the scheme's own: the fields of :class:`flwr_co3.CO3Config`, and
         those of :class:`flwr_co3.RateLimit` (``bits_per_parameter=0.1``) for its rate. Several patterns for
-        ``exact`` are separated by ``|``.
+        ``exact`` are separated by ``|``. ``downlink_bits=0.1`` limits the server's frames as well, and
+        ``downlink_whole=fp8`` is the number format of the whole model with which each client starts.
     overrides : Mapping, optional
         Settings by key of the run config; an empty one leaves what the scheme says.
 
@@ -81,7 +89,10 @@ def make_scheme(text: str, overrides: Mapping[str, Any] | None = None) -> Scheme
             )
         return Scheme(text, "FedAvg (float32)", None)
     label, own = look_up({PLAIN: ("", {}), **_SCHEMES}, choice.name, "scheme")
-    return Scheme(text, _label(label, {**choice.options, **changed}), _config({**own, **options}, text))
+    downlink, whole = _downlink(options, text)
+    return Scheme(
+        text, _label(label, {**choice.options, **changed}), _config({**own, **options}, text), downlink, whole
+    )
 
 
 def make_schemes(texts: list[str]) -> list[Scheme]:
@@ -95,6 +106,17 @@ def make_schemes(texts: list[str]) -> list[Scheme]:
 def _label(label: str, options: Mapping[str, Value]) -> str:
     settings = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in options.items())
     return f"{label}, {settings}" if settings else label
+
+
+def _downlink(options: dict[str, Value], text: str) -> tuple[CO3Config | None, CO3Config | None]:
+    """Take the settings of the downlink out of ``options``: how changes are compressed, and the whole model."""
+    bits, number_format = options.pop("downlink_bits", None), options.pop("downlink_whole", None)
+    if bits is None:
+        if number_format is not None:
+            raise ValueError(f"The scheme {text!r} has downlink_whole, and no downlink_bits: give both.")
+        return None, None
+    whole = None if number_format is None else _config({"format": number_format}, text)
+    return _config({"bits_per_parameter": bits}, text), whole
 
 
 def _config(options: dict[str, Value], text: str) -> CO3Config:
