@@ -3,6 +3,7 @@
 >>> from flwr_co3 import Codec, CO3Config, RateLimit
 """
 
+from flwr_co3 import schedules
 from flwr_co3.client import CO3ClientMixin, CO3Mod
 from flwr_co3.codec import Codec, Encoded, Report, TensorReport
 from flwr_co3.config import CO3Config
@@ -33,4 +34,5 @@ __all__ = [
     "Report",
     "TensorReport",
     "TensorSpec",
+    "schedules",
 ]

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from logging import getLogger
 
+from flwr_co3._course import Course
 from flwr_co3._protocol import Order
 from flwr_co3.codec import Codec
 from flwr_co3.correct import ErrorMemory, LastUpdate
@@ -23,7 +24,7 @@ def update_id(turn: int, frame: bytes) -> bytes:
 
 
 class Ledger:
-    """What the server knows of a run: the update of each node that it aggregated last.
+    """What the server knows of a run: the update of each node that it aggregated last, and how far it has come.
 
     Parameters
     ----------
@@ -33,10 +34,19 @@ class Ledger:
         The largest number that was given so far.
     aggregated : Mapping[str, bytes] (default: {})
         Names of updates by node.
+    course : Course (default: a new one)
+        The run's rounds and losses.
     """
 
-    def __init__(self, run: str, turn: int = 0, aggregated: Mapping[str, bytes] | None = None) -> None:
+    def __init__(
+        self,
+        run: str,
+        turn: int = 0,
+        aggregated: Mapping[str, bytes] | None = None,
+        course: Course | None = None,
+    ) -> None:
         self.run = run
+        self.course = Course() if course is None else course
         self._turn = turn
         self._aggregated = dict(aggregated or {})
 
@@ -53,7 +63,8 @@ class Ledger:
     def write(self) -> str:
         """Write all of it as one line of JSON."""
         names = {node: name.hex() for node, name in self._aggregated.items()}
-        return json.dumps({"run": self.run, "turn": self._turn, "aggregated": names}, separators=(",", ":"))
+        fields = {"run": self.run, "turn": self._turn, "aggregated": names, **self.course.to_dict()}
+        return json.dumps(fields, separators=(",", ":"))
 
     @classmethod
     def read(cls, text: str) -> "Ledger":
@@ -67,7 +78,7 @@ class Ledger:
         try:
             fields = json.loads(text)
             names = {node: bytes.fromhex(name) for node, name in fields["aggregated"].items()}
-            return cls(str(fields["run"]), int(fields["turn"]), names)
+            return cls(str(fields["run"]), int(fields["turn"]), names, Course.of(fields))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(
                 f"What to resume must be the `progress` of an earlier strategy, and {text!r:.100} is not: {error!r}."

@@ -9,6 +9,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from numpy.typing import NDArray
 
+from flwr_co3._acknowledgements import Ledger
 from flwr_co3._planes import packed
 from flwr_co3._protocol import (
     BASE_KEY,
@@ -47,8 +48,8 @@ class Downlink:
     ----------
     config : CO3Config
         How the server compresses what changed.
-    run : str
-        The run's token.
+    ledger : Ledger
+        The run.
     whole : CO3Config or None (default: None)
         How it compresses the whole model for nodes that hold none. With None that is without loss, and only for nodes
         that are known to have CO3Mod.
@@ -56,10 +57,10 @@ class Downlink:
     Raises
     ------
     ValueError
-        If a config is something else, or has a decay.
+        If a config is something else, or has a decay, or a rate that differs from node to node.
     """
 
-    def __init__(self, config: CO3Config, run: str, whole: CO3Config | None = None) -> None:
+    def __init__(self, config: CO3Config, ledger: Ledger, whole: CO3Config | None = None) -> None:
         if not isinstance(config, CO3Config):
             raise ValueError(f"The downlink of a CO3 strategy must be a CO3Config or None, not {config!r}.")
         if whole is not None and not isinstance(whole, CO3Config):
@@ -70,9 +71,14 @@ class Downlink:
                     f"The downlink's memory_decay must be 1, not {each.memory_decay}: the server remembers what the "
                     "clients' model lacks by that model itself."
                 )
-        self._codec = Codec(config)
+        if callable(config.rate):
+            raise ValueError(
+                "The downlink's rate must be a RateLimit, not a function of round and node: all nodes are sent the "
+                "same frames. (Its numbers may be schedules.)"
+            )
+        self._config = config
         self._whole_codec = None if whole is None else Codec(whole)
-        self._run = run
+        self._ledger = ledger
         self._source: object = None  # of which the current version was made
         self._whole = ArrayRecord()
         self._packed: ArrayRecord | None = None  # the same in fewer bytes, once a node was sent it
@@ -86,13 +92,13 @@ class Downlink:
         self._plain: set[str] = set()  # nodes that answered that with an error
         self.tensors: Tensors = {}  # the current version
 
-    def advance(self, source: object, record: ArrayRecord) -> None:
+    def advance(self, source: object, record: ArrayRecord, server_round: int) -> None:
         """Make the next version, near this model; nothing if it was made of this source already."""
         if source is self._source:
             return
         new = {name: array.numpy() for name, array in record.items()}
         base, old = self._version, self.tensors
-        frame = self._step(new)
+        frame = self._step(new, Codec(self._ledger.course.config(self._config, server_round)))
         if frame is None:  # a line of versions begins
             base, old = Version.of(base.number, {}), {}
             self._names, self._frames = {}, {}
@@ -110,7 +116,7 @@ class Downlink:
 
     def parcel(self, node: str) -> Parcel:
         """Return what brings a node to the current version: frames, or the whole model."""
-        entries: dict[str, str | bytes] = {RUN_KEY: self._run, MODEL_KEY: self._version.write()}
+        entries: dict[str, str | bytes] = {RUN_KEY: self._ledger.run, MODEL_KEY: self._version.write()}
         base = self._base_of(node)
         if base is None and (node in self._plain or node not in self._capable):
             return Parcel(self._whole, entries)
@@ -170,12 +176,12 @@ class Downlink:
             return None
         return next((version for version in self._names.values() if version.is_nothing), None)
 
-    def _step(self, new: Tensors) -> bytes | None:
+    def _step(self, new: Tensors, codec: Codec) -> bytes | None:
         """Return a frame from the current version to a model; None where only the whole model will do."""
         if not self.tensors:
             return None
         try:
-            return step(self._codec, self.tensors, new)
+            return step(codec, self.tensors, new)
         except ValueError as error:
             logger.warning("CO3 sends clients the whole model, because there is no frame for it: %s", error)
             return None

@@ -15,6 +15,8 @@ from flwr_co3._protocol import ERROR_CODE, FRAME_KEY, FRAME_STYPE, STATS_KEY, Cl
 from flwr_co3._replies import Desk, SentModel, decoded_record, loaders
 from flwr_co3._round import Tally, message_bytes, payload_bytes
 from flwr_co3._versions import Tensors
+from flwr_co3.frame import FrameReader
+from flwr_co3.rate import RateLimit
 
 logger = getLogger("flwr.co3")
 
@@ -28,6 +30,7 @@ class Sent(NamedTuple):
     message: Message
     model: SentModel | None  # None if it does not carry exactly one ArrayRecord
     turn: int | None  # its number; None if its node was sent several
+    rate: RateLimit | None  # the limit that it names
     start: Tensors | None = None  # the model that the client was brought to, where that is not `model`
 
 
@@ -38,7 +41,7 @@ class Opened(NamedTuple):
     form: Form
     parameters: int
     payload: int  # bytes, as it came in
-    compressed: bool
+    frame: bytes | None  # None if it is not compressed
     stats: ClientStats | None
     update: bytes | None  # its name, by which the node learns that it was aggregated
 
@@ -95,27 +98,28 @@ class Inbox:
         content, stats = _without_stats(reply.content)
         form = _form(content, key, self._weight_key)
         compressed = any(array.stype == FRAME_STYPE for array in record.values())
-        update = None
+        frame = update = None
         if compressed:
             frame = _frame(record)
             update = None if sent.turn is None else update_id(sent.turn, frame)
-            content[key] = self._decoded(frame, model, _weight(content, form, self._weight_key))
+            reader = self._read(frame, model, sent.rate, _weight(content, form, self._weight_key))
+            content[key] = decoded_record(model, reader, self._desk)
         else:
             model.check(loaders(record))
             if sent.start is not None:
                 content[key] = shifted(record, sent.start, {name: partial(model.load, name) for name in model.specs})
         reply.content = content
         self._sent[reply.metadata.src_node_id].remove(sent)
-        return Opened(reply, form, model.parameters, payload, compressed, stats, update)
+        return Opened(reply, form, model.parameters, payload, frame, stats, update)
 
-    def _decoded(self, frame: bytes, model: SentModel, weight: float | None) -> ArrayRecord:
+    def _read(self, frame: bytes, model: SentModel, rate: RateLimit | None, weight: float | None) -> FrameReader:
         """Decode a frame once, to see that it can be, and add it to the average where that is all that is wanted."""
         with self._desk.timed():
-            reader = model.open(frame)
+            reader = model.open(frame, rate)
         if self._desk.averaging and weight is not None:
             self._desk.add(model, reader, weight)
         reader.close()
-        return decoded_record(model, reader, self._desk)
+        return reader
 
     def _answered(self, reply: Message) -> tuple[Sent, SentModel]:
         """Find the train message that this reply answers, and the model in it."""
@@ -135,7 +139,7 @@ class Inbox:
                 opened.reply,
                 f"Its records and metrics are {_words(opened.form)}; most replies have {_words(usual)}.",
             )
-        self._tally.accept(opened.parameters, opened.payload, opened.compressed, opened.stats)
+        self._tally.accept(opened.parameters, opened.payload, opened.frame, opened.stats)
         if opened.update is not None:
             self.updates[str(opened.reply.metadata.src_node_id)] = opened.update
         return opened.reply

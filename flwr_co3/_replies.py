@@ -11,10 +11,11 @@ from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
 from flwr_co3._average import NewWeights, Sum
-from flwr_co3.codec import Codec
 from flwr_co3.config import CO3Config
 from flwr_co3.errors import FrameError
 from flwr_co3.frame import FrameReader, TensorSpec
+from flwr_co3.rate import RateLimit
+from flwr_co3.update import is_exact
 
 Loaders: TypeAlias = Mapping[str, Callable[[], NDArray[Any]]]  # how to get each tensor
 
@@ -33,33 +34,38 @@ class SentModel:
     """
 
     def __init__(self, tensors: Loaders, config: CO3Config) -> None:
-        codec = Codec(config)
         self._tensors = dict(tensors)
         self.specs: dict[str, TensorSpec] = {}
         self.like: dict[str, TensorSpec] = {}
         self.parameters = 0
         for name, load in self._tensors.items():
             array = load()
-            exact = codec.is_exact(name, array)
+            exact = is_exact(name, array, config)
             self.specs[name] = TensorSpec(array.dtype.name, array.shape)
             self.like[name] = TensorSpec(_dtype_on_wire(array.dtype, exact), array.shape)
             self.parameters += array.size
-        self.limit = None if config.rate is None else config.rate.bytes_for(self.parameters)
 
     def load(self, name: str) -> NDArray[Any]:
         """Return a fresh copy of one tensor."""
         return self._tensors[name]()
 
-    def open(self, frame: bytes) -> FrameReader:
+    def open(self, frame: bytes, rate: RateLimit | None) -> FrameReader:
         """Open a client's frame, and decode all of it to make sure that this can be done; close the reader after use.
+
+        Parameters
+        ----------
+        frame : bytes
+            The frame.
+        rate : RateLimit or None
+            The limit that the client was told.
 
         Raises
         ------
         FrameError
             If the frame is damaged, larger than what the client may send, or not an update of this model.
         """
-        if self.limit is not None and len(frame) > self.limit:
-            raise FrameError(f"The frame has {len(frame)} bytes, more than the {self.limit} that the rate allows.")
+        if rate is not None and len(frame) > (limit := rate.bytes_for(self.parameters)):
+            raise FrameError(f"The frame has {len(frame)} bytes, more than the {limit} that the rate allows.")
         reader = FrameReader(frame, like=self.like)
         reader.verify()
         for name in reader.exact:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from flwr_co3._protocol import ClientStats
+from flwr_co3.frame import EMPTY
 
 FLOAT32_BYTES = 4  # what compression ratios are measured against
 
@@ -26,18 +27,20 @@ class Tally:
     replies: int = 0
     quarantined: int = 0
     uncompressed: int = 0
+    empty: int = 0  # of the accepted replies: their budget held nothing
     parameters: int = 0  # in all accepted replies together
     accepted_payload: int = 0
     decode_seconds: float = 0.0
     compressed: int = 0
     stats: list[ClientStats] = field(default_factory=list)
 
-    def accept(self, parameters: int, payload: int, compressed: bool, stats: ClientStats | None) -> None:
-        """Count a reply that is handed on to the strategy."""
+    def accept(self, parameters: int, payload: int, frame: bytes | None, stats: ClientStats | None) -> None:
+        """Count a reply that is handed on to the strategy; its frame is None if it was not compressed."""
         self.parameters += parameters
         self.accepted_payload += payload
-        self.compressed += compressed
-        self.uncompressed += not compressed
+        self.compressed += frame is not None
+        self.uncompressed += frame is None
+        self.empty += frame == EMPTY
         if stats is not None:
             self.stats.append(stats)
 
@@ -50,6 +53,7 @@ class Tally:
             "co3-replies": self.replies,
             "co3-quarantined": self.quarantined,
             "co3-uncompressed": self.uncompressed,
+            "co3-empty": self.empty,
         }
         if self.parameters and self.accepted_payload:
             metrics["co3-bits-per-parameter"] = 8 * self.accepted_payload / self.parameters

@@ -32,7 +32,7 @@ class CO3Mod:
     Parameters
     ----------
     rate : RateLimit or None (default: None)
-        A limit of this client's own. The tighter of it and the server's counts.
+        A limit of this client's own, without schedules. The tighter of it and the server's counts.
     store : str, Path, MemoryStore or None (default: None)
         Folder on the client's disk for its error memory, or a store with limits of its own. With None the memory is
         in ``context.state``, which Flower carries to the client app and back in each round, and which ends with the
@@ -70,9 +70,7 @@ class CO3Mod:
     """
 
     def __init__(self, rate: RateLimit | None = None, store: Store | None = None) -> None:
-        if rate is not None and not isinstance(rate, RateLimit):
-            raise ValueError(f"CO3Mod's rate must be a RateLimit or None, but is {rate!r}.")
-        self.rate = rate
+        self.rate = _own_limit(rate, "CO3Mod")
         self.store = store_of(store, "CO3Mod")
 
     def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -133,6 +131,8 @@ class CO3ClientMixin:
     store : str, Path, MemoryStore or None (default: None)
         Where the memory is, as for :class:`~flwr_co3.CO3Mod`; also as the attribute ``store``, of the class or of the
         client.
+    rate : RateLimit or None (default: None)
+        A limit of this client's own, as for :class:`~flwr_co3.CO3Mod`; also as an attribute.
 
     Notes
     -----
@@ -168,13 +168,23 @@ class CO3ClientMixin:
 
     context: Context | None = None
     store: Store | None = None
+    rate: RateLimit | None = None
 
-    def __init__(self, *args: Any, context: Context | None = None, store: Store | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        context: Context | None = None,
+        store: Store | None = None,
+        rate: RateLimit | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         if context is not None:
             self.context = context
         if store is not None:
             self.store = store
+        if rate is not None:
+            self.rate = rate
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Wrap the class's ``fit``, whether it is its own or comes from a base that knows nothing of CO3."""
@@ -207,7 +217,7 @@ def _fit_and_compress(
     if CONFIG_KEY not in config or _fitting.get() is client:  # not asked, or called by super().fit()
         return fit(client, parameters, config)
     order = Order.read(config)
-    keeper = _keeper_of(client, order)
+    keeper, rate = _keeper_of(client, order), _own_limit(client.rate, type(client).__name__)
     received = [np.array(array) for array in parameters]  # fit may train in place
     running = _fitting.set(client)
     try:
@@ -217,8 +227,20 @@ def _fit_and_compress(
     if not (isinstance(result, tuple) and len(result) == 3):
         return result  # Flower says what is wrong with it
     new, examples, metrics = result
-    frame, stats = compress(_numbered(received, new), order, keeper, rate=None)
+    frame, stats = compress(_numbered(received, new), order, keeper, rate)
     return [np.frombuffer(frame, np.uint8)], examples, {**metrics, **stats.scalars()}
+
+
+def _own_limit(rate: RateLimit | None, owner: str) -> RateLimit | None:
+    """Return a client's own limit, checked."""
+    if rate is not None and not isinstance(rate, RateLimit):
+        raise ValueError(f"{owner}'s rate must be a RateLimit or None, but is {rate!r}.")
+    if rate is not None and rate.scheduled:
+        raise ValueError(
+            f"{owner}'s rate is {rate!r}, and a client knows nothing of the rounds: give it numbers. Schedules are "
+            "the server's, in CO3Config(rate=...)."
+        )
+    return rate
 
 
 def _keeper_of(client: CO3ClientMixin, order: Order) -> Keeper | None:

@@ -145,6 +145,7 @@ class Codec:
 
     def __init__(self, config: CO3Config | None = None, *, seed: int | None = None) -> None:
         self.config = CO3Config() if config is None else config
+        self._limit = self.config.limit
         self._format = self.config.float_format
         self._rng = np.random.default_rng(seed) if self.config.rounding == "stochastic" else None
 
@@ -212,7 +213,7 @@ class Codec:
         """
         if max_bytes is not None and max_bytes < len(EMPTY):
             raise ValueError(f"max_bytes is {max_bytes}, and even the empty update takes {len(EMPTY)} byte.")
-        limited = max_bytes is not None or self.config.rate is not None
+        limited = max_bytes is not None or self._limit is not None
         if memory is not None and not memory.decay:
             memory = None
         checked = Update.of(update, self.config, memory, budget=limited)
@@ -230,8 +231,8 @@ class Codec:
 
     def _budget(self, parameters: int, max_bytes: int | None) -> int:
         limits = [] if max_bytes is None else [max_bytes]
-        if self.config.rate is not None:
-            limits.append(self.config.rate.bytes_for(parameters))
+        if self._limit is not None:
+            limits.append(self._limit.bytes_for(parameters))
         return min(limits)
 
     def _within(self, budget: int, update: Update, memory: ErrorMemory | None) -> Encoded:

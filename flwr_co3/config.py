@@ -5,15 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, Literal, TypeAlias
 
 from flwr_co3.compress import CODERS, MAX_MAGNITUDE
 from flwr_co3.convert import FloatFormat
 from flwr_co3.correct import MEMORY_DTYPES
 from flwr_co3.rate import RateLimit
+from flwr_co3.schedules import Loss
 
 ROUNDINGS = ("nearest", "stochastic")
+
+#: A limit for each node in each round, or none: a function of the round's number, from 1, and the node's id.
+NodeRates: TypeAlias = Callable[[int, int], RateLimit | None]
 
 #: BatchNorm's running statistics: they are no sums of gradients, and small.
 BATCH_NORM_STATISTICS = ("*running_mean", "*running_var", "*num_batches_tracked")
@@ -29,8 +35,10 @@ class CO3Config:
         Number format of the levels, at most 255 of them: a name that `FloatFormat` knows, or a format.
     coder : str (default: "rans")
         Entropy coder: "rans", which spends fractions of a bit, or "huffman", the CO3 paper's, at least a bit an entry.
-    rate : RateLimit (default: None)
-        Hard limit on the bytes of each update. It sets one scale for the whole model.
+    rate : RateLimit or callable (default: None)
+        Hard limit on the bytes of each update. It sets one scale for the whole model. Its numbers may be schedules;
+        and ``rate=lambda round, node: ...`` gives each node a RateLimit, or None, of its own in each round. The server
+        turns both into plain limits before it tells its clients.
     memory_decay : float (default: 1.0)
         Share of what was not sent that is added to the next update, 0 to 1. 0 is no memory at all.
     scale : "optimal" or float (default: "optimal")
@@ -58,7 +66,7 @@ class CO3Config:
 
     format: str | FloatFormat = "fp4"
     coder: str = "rans"
-    rate: RateLimit | None = None
+    rate: RateLimit | NodeRates | None = None
     memory_decay: float = 1.0
     scale: Literal["optimal"] | float = "optimal"
     rounding: str = "nearest"
@@ -85,8 +93,10 @@ class CO3Config:
             raise ValueError(f"CO3Config memory_decay must lie within 0 to 1, not be {self.memory_decay!r}.")
         if self.scale != "optimal" and not (_is_number(self.scale) and 0 < self.scale <= sys.float_info.max):
             raise ValueError(f'CO3Config scale must be "optimal" or a finite number above 0, not {self.scale!r}.')
-        if self.rate is not None and not isinstance(self.rate, RateLimit):
-            raise ValueError(f"CO3Config rate must be a RateLimit or None, not {self.rate!r}.")
+        if not (self.rate is None or isinstance(self.rate, RateLimit) or callable(self.rate)):
+            raise ValueError(
+                f"CO3Config rate must be a RateLimit, a function of round and node, or None, not {self.rate!r}."
+            )
         if self.rate is not None and self.scale != "optimal":
             raise ValueError("CO3Config takes a rate or a scale, not both: the rate sets the scale.")
         if not isinstance(self.exact, (tuple, list)) or not all(isinstance(pattern, str) for pattern in self.exact):
@@ -100,11 +110,63 @@ class CO3Config:
         """The format itself."""
         return self.format if isinstance(self.format, FloatFormat) else FloatFormat(self.format)
 
+    @property
+    def limit(self) -> RateLimit | None:
+        """The rate, which is the same in each round and for each node.
+
+        Raises
+        ------
+        ValueError
+            If it is not: `at` gives the configuration of one round and node.
+        """
+        if self.rate is None or (isinstance(self.rate, RateLimit) and not self.rate.scheduled):
+            return self.rate
+        raise ValueError(
+            f"The rate {self.rate!r} changes over rounds or nodes: CO3Config.at(round, node) gives the configuration "
+            "of one of them."
+        )
+
+    def at(self, round: int, node: int | None = None, losses: Mapping[str, Loss] = MappingProxyType({})) -> CO3Config:
+        """Return the configuration of one round and node, its rate a plain limit.
+
+        Parameters
+        ----------
+        round : int
+            Number of the round, from 1.
+        node : int, optional
+            The node, for rates that differ from node to node.
+        losses : mapping of str to Loss (default: {})
+            What clients reported so far, for schedules that follow it.
+
+        Raises
+        ------
+        ValueError
+            If the rate, or one of its schedules, gives what is no limit.
+        """
+        rate = self.rate
+        if callable(rate):
+            if node is None:
+                raise ValueError("The rate is a function of round and node, and there is no one node here.")
+            rate = rate(round, node)
+            if not isinstance(rate, RateLimit | None):
+                raise ValueError(
+                    f"The rate of node {node} in round {round} must be a RateLimit or None, and the function that "
+                    f"CO3Config has as its rate gave {rate!r}."
+                )
+        limit = None if rate is None else rate.at(round, losses)
+        return self if limit is self.rate else dataclasses.replace(self, rate=limit)
+
     def to_json(self) -> str:
-        """Write what differs from the defaults, as one line of JSON (at least ``{}``)."""
+        """Write what differs from the defaults, as one line of JSON (at least ``{}``).
+
+        Raises
+        ------
+        ValueError
+            If the rate is not a plain limit: see `at`.
+        """
         fields: dict[str, Any] = {}
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
+            value = self.limit if field.name == "rate" else getattr(self, field.name)
             if value == field.default:
                 continue
             if isinstance(value, RateLimit):

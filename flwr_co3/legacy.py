@@ -27,6 +27,7 @@ from flwr_co3._protocol import FRAME_STYPE, SCALAR_STATS_KEYS, ClientStats, Orde
 from flwr_co3._replies import NUMPY_STYPE, Loaders, SentModel
 from flwr_co3._round import Tally, count_bytes
 from flwr_co3.config import CO3Config
+from flwr_co3.rate import RateLimit
 
 logger = getLogger("flwr.co3")
 
@@ -38,6 +39,7 @@ class Sent(NamedTuple):
 
     model: SentModel
     turn: int | None  # the instructions' number; None if the client was sent several
+    rate: RateLimit | None  # the limit that they name
 
 
 class CO3LegacyStrategy(Strategy):
@@ -112,8 +114,10 @@ class CO3LegacyStrategy(Strategy):
             identity = id(ins.parameters)
             if identity not in models:
                 models[identity] = SentModel(_loaders(ins.parameters), self.config)
-            order = self._order if times[client.cid] > 1 else self._ledger.address(self._order, client.cid)
-            self._sent[client.cid] = Sent(models[identity], order.turn)
+            order = self._order._replace(config=self._config_of(client, server_round))
+            if times[client.cid] == 1:
+                order = self._ledger.address(order, client.cid)
+            self._sent[client.cid] = Sent(models[identity], order.turn, order.config.limit)
             config: dict[str, Scalar] = {**ins.config, **order.write()}
             ordered.append((client, FitIns(ins.parameters, config)))
             self._tally.downlink_payload += _payload(ins.parameters)
@@ -140,6 +144,7 @@ class CO3LegacyStrategy(Strategy):
         parameters, metrics = self.strategy.aggregate_fit(server_round, accepted, failed)
         if parameters is not None:
             self._ledger.record(updates)
+            self._ledger.course.record(server_round, metrics)
         return parameters, {**metrics, **self._tally.metrics()}
 
     def initialize_parameters(self, client_manager: ClientManager) -> Parameters | None:
@@ -180,12 +185,12 @@ class CO3LegacyStrategy(Strategy):
         if frame is None:
             model.check(_loaders(parameters))
         else:
-            parameters = self._decode(frame, model)
+            parameters = self._decode(frame, sent)
         if sent.turn is not None:
             del self._sent[client]
             if frame is not None:
                 updates[client] = update_id(sent.turn, frame)
-        self._tally.accept(model.parameters, _payload(result.parameters), frame is not None, stats)
+        self._tally.accept(model.parameters, _payload(result.parameters), frame, stats)
         return FitRes(result.status, parameters, result.num_examples, metrics)
 
     def _count(self, result: FitRes) -> None:
@@ -195,9 +200,14 @@ class CO3LegacyStrategy(Strategy):
         self._tally.uplink_payload += _payload(result.parameters)
         self._tally.uplink_message += _message_bytes(result.parameters, result.metrics, status, examples)
 
-    def _decode(self, frame: bytes, model: SentModel) -> Parameters:
-        start = time.perf_counter()
-        reader = model.open(frame)
+    def _config_of(self, client: ClientProxy, server_round: int) -> CO3Config:
+        # A client's name is its node's id. Other proxies may have other names, and no use for a rate by node.
+        node = int(client.cid) if callable(self.config.rate) else None
+        return self._ledger.course.config(self.config, server_round, node)
+
+    def _decode(self, frame: bytes, sent: Sent) -> Parameters:
+        model, start = sent.model, time.perf_counter()
+        reader = model.open(frame, sent.rate)
         tensors = [ndarray_to_bytes(model.restore(reader, name)) for name in model.specs]
         reader.close()
         self._tally.decode_seconds += time.perf_counter() - start

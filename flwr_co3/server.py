@@ -78,6 +78,7 @@ class CO3Strategy(Strategy):
     co3-replies                    replies with content that came in
     co3-quarantined                how many of them were set aside
     co3-uncompressed               how many of them were accepted without having been compressed
+    co3-empty                      how many of them brought nothing, because their budget held nothing
     ============================== =======================================================================
 
     Examples
@@ -115,7 +116,7 @@ class CO3Strategy(Strategy):
         self.downlink = downlink
         if downlink is None and whole is not None:
             raise ValueError("CO3Strategy compresses whole models as part of a downlink: give `downlink` as well.")
-        self._downlink = None if downlink is None else Downlink(downlink, self._ledger.run, whole)
+        self._downlink = None if downlink is None else Downlink(downlink, self._ledger, whole)
         self._sent: dict[int, list[Sent]] = {}
         self._tally = Tally()
         self._evaluation: Tally | None = None  # of a round of evaluation that went by the downlink
@@ -157,9 +158,10 @@ class CO3Strategy(Strategy):
         models: dict[int, SentModel] = {}  # by record: most strategies send one and the same to all nodes
         times = Counter(message.metadata.dst_node_id for message in messages)
         whole = [list(message.content.array_records.values()) for message in messages]
-        start = self._bring_model(messages)
+        start = self._bring_model(messages, server_round)
         for message, records in zip(messages, whole, strict=True):
-            order, node = self._order, message.metadata.dst_node_id
+            node = message.metadata.dst_node_id
+            order = self._order._replace(config=self._ledger.course.config(self.config, server_round, node))
             if times[node] == 1:  # of several updates at once, a node could not tell which is the last
                 order = self._ledger.address(order, str(node))
             message.content = _with_order(message.content, order)
@@ -171,7 +173,7 @@ class CO3Strategy(Strategy):
                 if identity not in models:
                     models[identity] = SentModel(loaders(records[0]), self.config)
                 model = models[identity]
-            self._sent[node].append(Sent(message, model, order.turn, start))
+            self._sent[node].append(Sent(message, model, order.turn, order.config.limit, start))
         return messages
 
     def aggregate_train(
@@ -183,6 +185,7 @@ class CO3Strategy(Strategy):
         arrays, metrics = self._inner("aggregate_train")(server_round, inbox.open(replies))
         if arrays is not None:
             self._ledger.record(inbox.updates)
+            self._ledger.course.record(server_round, metrics)
             arrays = plain_record(arrays)  # some strategies take over one client's arrays as they are
         inbox.close()
         if self._sent:
@@ -195,7 +198,7 @@ class CO3Strategy(Strategy):
         """Configure the next round of evaluation, and compress the model where the downlink is."""
         messages = list(self._inner("configure_evaluate")(server_round, arrays, config, grid))
         self._evaluation = None
-        if self._bring_model(messages) is not None:
+        if self._bring_model(messages, server_round) is not None:
             self._evaluation = Tally()
             for message in messages:
                 self._evaluation.downlink_payload += payload_bytes(message.content.array_records.values())
@@ -209,7 +212,7 @@ class CO3Strategy(Strategy):
             return metrics
         return MetricRecord({**(metrics or {}), **self._evaluation.downlink_metrics()})
 
-    def _bring_model(self, messages: list[Message]) -> Tensors | None:
+    def _bring_model(self, messages: list[Message], server_round: int) -> Tensors | None:
         """Let messages bring the model by the downlink, and return the model that they bring.
 
         It does nothing, and returns None, where there is no downlink, or where nodes are not all sent one and the same
@@ -220,7 +223,7 @@ class CO3Strategy(Strategy):
             return None
         if any(record is not records[0] for record in records):
             return None
-        self._downlink.advance(records[0], records[0])
+        self._downlink.advance(records[0], records[0], server_round)
         for message in messages:
             self._downlink.bring(message)
         return self._downlink.tensors

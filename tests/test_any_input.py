@@ -30,8 +30,8 @@ def test_any_update_comes_back(update: dict[str, Array], config: CO3Config, seed
     assert {name: (t.tobytes(), t.strides, t.dtype) for name, t in update.items()} == before
 
     parameters = sum(tensor.size for tensor in update.values())
-    if config.rate is not None:
-        assert len(encoded.frame) <= config.rate.bytes_for(parameters)
+    if config.limit is not None:
+        assert len(encoded.frame) <= config.limit.bytes_for(parameters)
     assert (encoded.report.frame_bytes, encoded.report.parameters) == (len(encoded.frame), parameters)
 
     decoded = Codec().decode(encoded.frame, like={name: TensorSpec.of(tensor) for name, tensor in update.items()})

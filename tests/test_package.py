@@ -48,7 +48,7 @@ FLOWER = {
 # of each other. A module that is not named here is of the Flower layer, the last, which alone knows flwr.
 ROOMS = {"convert", "compress", "correct"}
 LOWEST = {"_kernels", "arithmetic", "errors", "gennorm", "kernels", "moments", "wire"}
-LAYERS = [LOWEST, ROOMS, {"config", "frame", "rate", "update"}, {"codec"}]
+LAYERS = [LOWEST, ROOMS, {"config", "frame", "rate", "schedules", "update"}, {"codec"}]
 
 
 def pyproject() -> dict[str, Any]:
