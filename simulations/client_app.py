@@ -6,6 +6,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 
 from flwr_co3 import CO3Mod
+from flwr_co3.client import ClientAppCallable
 from simulations.models import make_model
 from simulations.settings import Settings
 from simulations.tasks import image_shape, partition_examples
@@ -14,7 +15,13 @@ from simulations.training import train
 STORE = "CO3_SIMULATION_STORE"
 """Variable of the environment: a folder for the clients' memories, which are in Flower's state without it."""
 
-app = ClientApp(mods=[CO3Mod(store=os.environ.get(STORE))])
+
+def compress(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Do as CO3Mod does. It is made here, because the variable is the client's process's."""
+    return CO3Mod(store=os.environ.get(STORE))(message, context, call_next)
+
+
+app = ClientApp(mods=[compress])
 
 
 @app.train()

@@ -1,6 +1,5 @@
 """The whole way once: two schemes, three clients, two rounds, in one start of Ray."""
 
-import dataclasses
 import os
 import signal
 import threading
@@ -39,30 +38,25 @@ def test_a_comparison_from_start_to_report(tmp_path: Path) -> None:
     assert all(thread is threading.main_thread() or thread.daemon for thread in threading.enumerate())
 
 
-def test_memories_on_disk_give_what_memories_in_ram_give_and_are_gone_in_the_end(tmp_path: Path) -> None:
-    scheme = "co3:bits_per_parameter=0.5,downlink_bits=0.5,downlink_whole=fp8"
-    plan = Plan(Settings(rounds=3, fraction_train=0.5), make_schemes([scheme]), seeds=[0], clients=4)
-    in_ram = compare(plan, tmp_path / "ram", Console(quiet=True))
+def test_memories_are_on_disk_while_clients_train_and_gone_in_the_end(tmp_path: Path) -> None:
+    schemes = make_schemes(["co3:bits_per_parameter=0.5,downlink_bits=0.5,downlink_whole=fp8"])
     folder = tmp_path / "disk"
+    plan = Plan(Settings(rounds=2), schemes, seeds=[0], clients=2, store=folder)
     seen: set[str] = set()
+    done = threading.Event()
 
     def look() -> None:
         while not done.wait(0.02):
             seen.update(path.name for path in folder.glob("*/co3-*.npz"))
 
-    done = threading.Event()
     looking = threading.Thread(target=look, daemon=True)
     looking.start()
-    on_disk = compare(dataclasses.replace(plan, store=folder), tmp_path / "out", Console(quiet=True))
+    found = compare(plan, tmp_path / "out", Console(quiet=True))
     done.set()
     looking.join()
 
-    (first,), (second,) = in_ram.runs, on_disk.runs
-    assert [(r.accuracy, r.uplink_payload_bytes) for r in first.rounds] == [
-        (r.accuracy, r.uplink_payload_bytes) for r in second.rounds
-    ]
-    assert all(result.failures == 0 for result in second.rounds)
-    assert len(seen) in (6, 8)  # a memory and a model for each client that was sampled
+    assert found.problem == "" and [result.failures for result in found.runs[0].rounds] == [0, 0, 0]
+    assert len(seen) == 4  # each client's memory, and the model that it holds
     assert list(folder.iterdir()) == []
 
 
