@@ -98,7 +98,7 @@ def loss_without_co3(name: str) -> float:
 def test_every_strategy_learns_as_it_does_without_co3(name: str, downlink: CO3Config | None) -> None:
     plain = loss_without_co3(name)
     on = grid(CO3Mod())
-    ours = loss(trained(CO3Strategy(STRATEGIES[name](), CO3Config(), downlink), on))
+    ours = loss(trained(CO3Strategy(STRATEGIES[name](), CO3Config(format="fp8"), downlink), on))
     assert plain < 0.6 * loss(START)
     assert ours < 1.1 * plain
     assert all(set(model_of(reply.content)) == {"co3"} for reply in on.replies)
