@@ -7,7 +7,9 @@ from flwr.clientapp import ClientApp
 
 from flwr_co3 import CO3Mod
 from flwr_co3.client import ClientAppCallable
+from simulations.approximate_gradients import approximate, share_saved
 from simulations.models import make_model
+from simulations.outer_products import parse_outer_products
 from simulations.settings import Settings
 from simulations.tasks import image_shape, partition_examples
 from simulations.training import train
@@ -31,9 +33,12 @@ def train_model(message: Message, context: Context) -> Message:
     assert isinstance(arrays, ArrayRecord) and isinstance(config, ConfigRecord)
     settings = Settings.from_record(config)
     partition, partitions = _place(context)
-    examples = partition_examples(settings.dataset, settings.partitioner, settings.seed, partition, partitions)
+    examples = partition_examples(
+        settings.dataset, settings.partitioner, settings.seed, partition, partitions, settings.subset
+    )
     model = make_model(settings.model, image_shape(settings.dataset), seed=settings.seed)
     model.load_state_dict(arrays.to_torch_state_dict())
+    memories = approximate(model, parse_outer_products(settings.outer_products))
     loss = train(
         model,
         examples,
@@ -43,6 +48,8 @@ def train_model(message: Message, context: Context) -> Message:
         proximal_mu=float(str(config.get("proximal-mu", 0.0))),
     )
     metrics = MetricRecord({"train-loss": loss, "num-examples": len(examples.labels)})
+    if memories:
+        metrics["multiplications-saved"] = share_saved(memories)
     answer = RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": metrics})
     return Message(answer, reply_to=message)
 

@@ -1,5 +1,6 @@
 """One federated training run: a scheme, a seed, and an account of every round."""
 
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ class RoundResult:
         CO3's own account (see :class:`flwr_co3.CO3Strategy`), None for other schemes.
     seconds : float
         Wall-clock time of the round.
+    multiplications_saved : float or None
+        Share that the clients saved of those for the weight gradients that they approximate; None if they don't.
     """
 
     round: int
@@ -56,6 +59,7 @@ class RoundResult:
     decode_seconds: float | None = None
     memory_norm: float | None = None
     seconds: float = 0.0
+    multiplications_saved: float | None = None
 
 
 OnRound = Callable[[RoundResult], None]
@@ -84,7 +88,9 @@ def federate(
     watch : Callable, optional
         Sees the replies of each round, see :class:`MeteredStrategy`.
     """
-    shape, examples = image_shape(settings.dataset), evaluation_examples(settings.dataset)
+    if scheme.outer_products is not None:
+        settings = dataclasses.replace(settings, outer_products=scheme.outer_products)
+    shape, examples = image_shape(settings.dataset), evaluation_examples(settings.dataset, settings.subset)
     model = make_model(settings.model, shape, seed=settings.seed)
     parameters = sum(tensor.numel() for tensor in model.state_dict().values())
     strategy = MeteredStrategy(_with_scheme(settings, scheme), settings.seed, watch)
@@ -120,9 +126,12 @@ def _with_scheme(settings: Settings, scheme: Scheme) -> Strategy:
 
 
 def _account(server_round: int, worth: Score, traffic: Traffic, parameters: int, seconds: float) -> RoundResult:
-    def co3(key: str) -> float | None:
-        value = traffic.metrics.get(f"co3-{key}")
+    def metric(key: str) -> float | None:
+        value = traffic.metrics.get(key)
         return float(value) if isinstance(value, int | float) else None
+
+    def co3(key: str) -> float | None:
+        return metric(f"co3-{key}")
 
     quarantined = int(co3("quarantined") or 0)
     return RoundResult(
@@ -140,4 +149,5 @@ def _account(server_round: int, worth: Score, traffic: Traffic, parameters: int,
         decode_seconds=co3("decode-seconds"),
         memory_norm=co3("memory-norm"),
         seconds=seconds,
+        multiplications_saved=metric("multiplications-saved"),
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from flwr_co3 import CO3Config, RateLimit
 from simulations.choices import Value, look_up, parse_choice, parse_value
+from simulations.outer_products import parse_outer_products
 
 PLAIN = "fedavg"
 """The scheme that sends weights as they are; what the others are measured against."""
@@ -31,7 +32,7 @@ _SCHEMES: dict[str, tuple[str, dict[str, Value]]] = {
 
 _RATE = tuple(field.name for field in dataclasses.fields(RateLimit))
 _OVERRIDES = (
-    *("format", "coder", "scale", "memory-decay", "rounding", "bits-per-parameter"),
+    *("format", "coder", "scale", "memory-decay", "rounding", "reconstruction", "bits-per-parameter"),
     *("downlink-bits", "downlink-whole"),
 )
 
@@ -50,6 +51,8 @@ class Scheme:
         None: weights travel as they are.
     downlink, whole : CO3Config or None
         How the server compresses what changed, and the whole model; see :class:`flwr_co3.CO3Strategy`.
+    outer_products : str or None
+        The clients' weight gradients, as in the settings; None: as the settings say.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Scheme:
     config: CO3Config | None
     downlink: CO3Config | None = None
     whole: CO3Config | None = None
+    outer_products: str | None = None
 
 
 def make_scheme(text: str, overrides: Mapping[str, Any] | None = None) -> Scheme:
@@ -67,8 +71,9 @@ def make_scheme(text: str, overrides: Mapping[str, Any] | None = None) -> Scheme
     text : str
         A name, and settings that replace the scheme's own: the fields of :class:`flwr_co3.CO3Config`, and
         those of :class:`flwr_co3.RateLimit` (``bits_per_parameter=0.1``) for its rate. Several patterns for
-        ``exact`` are separated by ``|``. ``downlink_bits=0.1`` limits the server's frames as well, and
-        ``downlink_whole=fp8`` is the number format of the whole model with which each client starts.
+        ``exact`` are separated by ``|``, and so are the settings of ``outer_products=topk|k=8|memory_decay=1``,
+        which replaces the one that the settings have for all schemes. ``downlink_bits=0.1`` limits the server's
+        frames as well, and ``downlink_whole=fp8`` is the format of the whole model with which each client starts.
     overrides : Mapping, optional
         Settings by key of the run config; an empty one leaves what the scheme says.
 
@@ -81,18 +86,18 @@ def make_scheme(text: str, overrides: Mapping[str, Any] | None = None) -> Scheme
     given = {key: (overrides or {}).get(key, "") for key in _OVERRIDES}
     changed = {key.replace("-", "_"): parse_value(str(value)) for key, value in given.items() if value != ""}
     options = {**choice.options, **changed}
+    products = _outer_products(options)
     if choice.name == PLAIN:
         if options:
             raise ValueError(
                 f"The scheme {PLAIN!r} sends weights as they are and has no setting {next(iter(options))!r}. "
                 "Choose the scheme co3 to compress."
             )
-        return Scheme(text, "FedAvg (float32)", None)
+        return Scheme(text, _label("FedAvg (float32)", choice.options), None, outer_products=products)
     label, own = look_up({PLAIN: ("", {}), **_SCHEMES}, choice.name, "scheme")
     downlink, whole = _downlink(options, text)
-    return Scheme(
-        text, _label(label, {**choice.options, **changed}), _config({**own, **options}, text), downlink, whole
-    )
+    label = _label(label, {**choice.options, **changed})
+    return Scheme(text, label, _config({**own, **options}, text), downlink, whole, products)
 
 
 def make_schemes(texts: list[str]) -> list[Scheme]:
@@ -101,6 +106,35 @@ def make_schemes(texts: list[str]) -> list[Scheme]:
     if not names:
         raise ValueError("Give at least one scheme, for example --schemes fedavg,co3-fp4.")
     return [make_scheme(name) for name in dict.fromkeys(names)]
+
+
+def at_budgets(texts: list[str], bits: list[float]) -> list[str]:
+    """Write each scheme once for each budget, in bits per parameter; without any, and for FedAvg, as it is.
+
+    >>> at_budgets(["fedavg", "co3:format=fp8"], [0.1, 2])
+    ['fedavg', 'co3:format=fp8,bits_per_parameter=0.1', 'co3:format=fp8,bits_per_parameter=2']
+    """
+    if not bits:
+        return texts
+    return [
+        each
+        for text in texts
+        for each in ([text] if text == PLAIN else [_with_budget(text, budget) for budget in bits])
+    ]
+
+
+def _with_budget(text: str, bits: float) -> str:
+    return f"{text}{',' if ':' in text else ':'}bits_per_parameter={bits:g}"
+
+
+def _outer_products(options: dict[str, Value]) -> str | None:
+    """Take the option of that name out of ``options``, written as in the settings."""
+    if "outer_products" not in options:
+        return None
+    selection, _, settings = str(options.pop("outer_products")).partition("|")
+    written = f"{selection}:{settings.replace('|', ',')}"
+    parse_outer_products(written)
+    return written
 
 
 def _label(label: str, options: Mapping[str, Value]) -> str:

@@ -24,6 +24,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         (["--rounds", "0"], "rounds is 0, but must be more than 0"),
         (["--partitioner", "dirichlet:beta=1"], "The partitioner 'dirichlet' has no setting 'beta'"),
         (["--model", "vgg"], "There is no model 'vgg'"),
+        (["--outer-products", "best:k=2"], "There is no selection of outer products 'best'"),
         (["--strategy", "fedsgd"], "There is no strategy 'fedsgd'"),
         (["--dataset", "."], "could not be loaded"),
     ],

@@ -101,6 +101,17 @@ def test_what_on_round_raises_ends_the_run() -> None:
         federate(Clients(2).grid(), SETTINGS, make_scheme("fedavg"), on_round=stop)
 
 
+@pytest.mark.parametrize("scheme", ["fedavg:outer_products=topk|k=8", "co3-fp4:outer_products=topk|k=8"])
+def test_clients_that_approximate_their_gradients_train_and_tell_what_they_saved(scheme: str) -> None:
+    rounds = federate(Clients(2).grid(), dataclasses.replace(SETTINGS, local_epochs=4), make_scheme(scheme))
+
+    assert rounds[0].multiplications_saved is None
+    assert all(result.replies == 2 and result.failures == 0 for result in rounds[1:])
+    # Half of the products of batches of 16, less what choosing costs, which is most for narrow layers.
+    assert all(0.4 < (result.multiplications_saved or 0) < 0.5 for result in rounds[1:])
+    assert rounds[2].accuracy > 0.5 > 0.3 > rounds[0].accuracy
+
+
 def test_real_updates_of_some_layers_are_looked_at() -> None:
     watcher = UpdateWatcher(SETTINGS.rounds)
     federate(Clients(2).grid(), SETTINGS, make_scheme("fedavg"), watch=watcher)

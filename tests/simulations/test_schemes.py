@@ -37,6 +37,15 @@ def test_a_downlink_has_a_budget_and_perhaps_a_format_for_the_whole_model() -> N
     assert make_scheme("co3").downlink is None
 
 
+@pytest.mark.parametrize("name", ["fedavg", "co3-fp4"])
+def test_a_scheme_may_have_outer_products_of_its_own(name: str) -> None:
+    scheme, plain = make_scheme(f"{name}:outer_products=topk|k=8|memory_decay=0.5"), make_scheme(name)
+
+    assert scheme.outer_products == "topk:k=8,memory_decay=0.5"
+    assert scheme.config == plain.config and plain.outer_products is None
+    assert scheme.label == f"{plain.label}, outer products topk|k=8|memory_decay=0.5"
+
+
 def test_the_run_config_overrides_what_it_sets() -> None:
     overrides = {"memory-decay": 0.5, "format": "", "scale": "", "coder": "rans", "rounds": 3}
     scheme = make_scheme("co3-fp8", overrides)
@@ -57,6 +66,7 @@ def test_default_stands_for_the_default_ones_and_none_comes_twice() -> None:
     [
         ("qsdg", "There is no scheme 'qsdg'. Choose one of: fedavg, co3, "),
         ("fedavg:scale=3", "'fedavg' sends weights as they are and has no setting 'scale'"),
+        ("fedavg:outer_products=topk", "don't say how many are computed"),
         ("co3:scales=3", "has no setting 'scales'; settings: format, "),
         ("co3:format=fp99", "The scheme 'co3:format=fp99' cannot be used: "),
         ("co3:memory_decay=2", "The scheme 'co3:memory_decay=2' cannot be used: "),

@@ -36,6 +36,7 @@ def test_numbers_may_come_as_text_or_whole() -> None:
         ({"fraction-train": 1.5}, "fraction-train is 1.5"),
         ({"optimizer": "lamb"}, "no optimizer 'lamb'"),
         ({"momentum": 1.0}, "momentum is 1.0"),
+        ({"outer-products": "topk"}, "don't say how many"),
     ],
 )
 def test_what_cannot_be_is_refused_with_a_sentence(config: dict[str, object], message: str) -> None:
