@@ -19,11 +19,13 @@ from rich.console import Console
 from simulations.approximate_gradients import approximate
 from simulations.choices import look_up
 from simulations.client_app import STORE
+from simulations.clock import computation
 from simulations.engines import ENGINES, Execute, StopError
 from simulations.federation import RoundResult
 from simulations.fits import LayerFit
 from simulations.interruption import stoppable
 from simulations.jobs import Job, Outcome, RunFiles
+from simulations.links import make_links
 from simulations.models import make_model
 from simulations.outer_products import parse_outer_products
 from simulations.progress import Board
@@ -65,6 +67,8 @@ class Plan:
         the settings' learning rate.
     store : Path or None
         Where the clients' memories are on disk, in a folder that is deleted in the end; None keeps them in RAM.
+    target : float or None
+        The accuracy up to which bytes and time are compared; None for two points below FedAvg's.
     """
 
     settings: Settings
@@ -75,6 +79,7 @@ class Plan:
     engine: str = "flower"
     learning_rates: tuple[float, ...] = ()
     store: Path | None = None
+    target: float | None = None
 
     def check(self) -> None:
         """Find out before anything is started whether there is such a model, and such data that can be divided.
@@ -86,6 +91,12 @@ class Plan:
         """
         if self.clients < 1:
             raise ValueError(f"{self.clients} clients cannot train: give at least one.")
+        if self.settings.links:
+            make_links(self.settings.links, self.settings.seed)
+            computation(self.settings)
+        for scheme in self.schemes:
+            if scheme.uplink_seconds is not None and not self.settings.links:
+                raise ValueError(f"The scheme {scheme.name!r} has budgets by the clients' links: give --links.")
         look_up(ENGINES, self.engine, "engine")
         if TUNING_SEED in self.seeds:
             raise ValueError(f"The seed {TUNING_SEED} is the one for tuning: choose others.")
@@ -275,6 +286,7 @@ def _empty(plan: Plan, command: str) -> Comparison:
         clients=plan.clients,
         seeds=plan.seeds,
         learning_rates=list(plan.learning_rates),
+        target=plan.target,
         labels={scheme.name: scheme.label for scheme in plan.schemes},
         environment={"Python": platform.python_version(), **versions, "processors": str(os.cpu_count())},
         command=command,
