@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import codec, flower, goals, memory, peers, regressions, server_memory, size, startup, tensors
+from benchmarks import budgets, codec, flower, goals, memory, peers, regressions, server_memory, size, startup, tensors
 from benchmarks.output import Form, Row
 
 SMALL = 5_000
@@ -159,3 +159,13 @@ def test_server_memory(capsys: pytest.CaptureFixture[str]) -> None:
         assert_positive(row)
     with pytest.raises(ValueError, match="There is no strategy 'FedSGD'"):
         server_memory.main(1_000_000, "3", "0.1 bit", "FedSGD", Form.JSON)
+
+
+def test_budgets(capsys: pytest.CaptureFixture[str]) -> None:
+    budgets.main("5000", "0.1,1,6", 2, "", Form.JSON)
+
+    (unused,) = rows(capsys)
+    assert unused.pop("model") == "5,000 drawn"
+    assert list(unused) == ["0.1 bit", "1 bit", "6 bit"]
+    for cell in unused.values():
+        assert isinstance(cell, float) and 0 <= cell < 20
