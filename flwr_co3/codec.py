@@ -20,7 +20,7 @@ from flwr_co3.correct import ErrorMemory
 from flwr_co3.frame import EMPTY, FrameReader, TensorSpec, numpy_dtype, write_frame
 from flwr_co3.gennorm import GenNorm
 from flwr_co3.moments import BLOCK
-from flwr_co3.rate import largest_within
+from flwr_co3.rate import largest_within, suited
 from flwr_co3.schemes.scheme import SERVER, Scheme
 from flwr_co3.update import Update, is_exact
 
@@ -72,7 +72,7 @@ class Encoded:
     @cached_property
     def sent(self) -> dict[str, Array]:
         """What decoding gives; zeros for tensors that a tiny budget left out. Decoded when it is first asked for."""
-        specs = self._update.header.tensors
+        specs = {name: self._update.header.tensors[name] for name in self._update.tensors}
         reader = FrameReader(self.frame, like=specs)
         if not reader.tensors:
             return {name: np.zeros(spec.shape, numpy_dtype(spec.dtype)) for name, spec in specs.items()}
@@ -92,7 +92,8 @@ class Encoded:
         update = self._update
         lossy = {name: k for k, name in enumerate(update.header.lossy)}
         tensors = {}
-        for name, spec in update.header.tensors.items():
+        for name in update.tensors:
+            spec = update.header.tensors[name]
             if name in lossy:
                 tensors[name] = self._report_of(lossy[name])
             else:
@@ -148,7 +149,6 @@ class Codec:
     def __init__(self, config: CO3Config | None = None, *, seed: int | None = None) -> None:
         self.config = CO3Config() if config is None else config
         self._limit = self.config.limit
-        self._format = self.config.float_format
         self._rng = np.random.default_rng(seed) if self.config.rounding == "stochastic" else None
         self._scheme = self.config.other_scheme
         self._scheme_rng = np.random.default_rng(seed)
@@ -188,7 +188,12 @@ class Codec:
         return is_exact(name, array, self.config)
 
     def compress(
-        self, update: Mapping[str, Array], *, memory: ErrorMemory | None = None, max_bytes: int | None = None
+        self,
+        update: Mapping[str, Array],
+        *,
+        memory: ErrorMemory | None = None,
+        max_bytes: int | None = None,
+        known: bool = False,
     ) -> Encoded:
         """Encode an update, with what its memory holds, and keep what that loses.
 
@@ -203,6 +208,9 @@ class Codec:
             update that is refused.
         max_bytes : int, optional
             Another hard limit on the frame, besides the config's; the tighter one holds.
+        known : bool (default: False)
+            Whether the receiver knows names, dtypes and shapes of the tensors. The frame is smaller then, and can only
+            be decoded with them as `like`.
 
         Returns
         -------
@@ -221,8 +229,8 @@ class Codec:
         if memory is not None and not memory.decay:
             memory = None
         if self._scheme is not None:
-            return self._by_scheme(self._scheme, update, memory, max_bytes)
-        checked = Update.of(update, self.config, memory, budget=limited)
+            return self._by_scheme(self._scheme, update, memory, max_bytes, known)
+        checked = Update.of(update, self.config, memory, budget=limited, known=known)
         if limited:
             return self._within(self._budget(checked.parameters, max_bytes), checked, memory)
         if self.config.scale == "optimal":
@@ -236,12 +244,17 @@ class Codec:
         return Encoded(attempt.frame, checked, attempt.losses)
 
     def _by_scheme(
-        self, scheme: Scheme, update: Mapping[str, Array], memory: ErrorMemory | None, max_bytes: int | None
+        self,
+        scheme: Scheme,
+        update: Mapping[str, Array],
+        memory: ErrorMemory | None,
+        max_bytes: int | None,
+        known: bool,
     ) -> Encoded:
         """Encode by another scheme than CO3."""
         if scheme.memory == SERVER:
             memory = None
-        checked = Update.of(update, self.config, memory)
+        checked = Update.of(update, self.config, memory, known=known)
         limited = max_bytes is not None or self._limit is not None
         budget = self._budget(checked.parameters, max_bytes) if limited else None
         nothing = self._frame_of_zeros(checked)
@@ -262,13 +275,15 @@ class Codec:
         if len(nothing) > budget:
             nothing, best = EMPTY, None
         else:
+            update = suited(update, self.config.formats, 8 * (budget - len(nothing)))
+            nothing = self._frame_of_zeros(update)
             best = largest_within(budget, len(nothing), update, lambda scales: self._at(scales, update, None))
         if memory is not None:
             kept = _places(update, memory)
             if best is None:
                 _keep_all(update, kept)
             else:
-                keep(self._format, update.sources, update.decay, best.scales, best.converted, kept)
+                keep(update.header.format, update.sources, update.decay, best.scales, best.converted, kept)
             _replace(memory, update, kept)
         if best is not None:
             return Encoded(best.frame, update, best.losses)
@@ -282,12 +297,10 @@ class Codec:
 
     def _at(self, scales: Floats, update: Update, kept: list[Array] | None) -> _Attempt:
         """Encode at a scale for each tensor that is converted."""
-        header = update.header
+        header, fmt = update.header, update.header.format
         units = np.where(update.moments.peak > 0, update.moments.peak, 1.0)
-        converted = convert(self._format, update.sources, update.decay, scales, units, rng=self._rng, kept=kept)
-        plans = [
-            plan(group, self._format.edges, header.coder == "rans") for group in _groups(converted, scales, update)
-        ]
+        converted = convert(fmt, update.sources, update.decay, scales, units, rng=self._rng, kept=kept)
+        plans = [plan(group, fmt.edges, header.coder == "rans") for group in _groups(converted, scales, update)]
         frame = write_frame(header, scales, plans, update.exact.values())
         group_bytes = np.array([plan.cost for plan in plans]) / (8 << COST_BITS)
         members = [len(group) for group in header.group_members]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,10 @@ ROUNDINGS = ("nearest", "stochastic")
 #: A limit for each node in each round, or none: a function of the round's number, from 1, and the node's id.
 NodeRates: TypeAlias = Callable[[int, int], RateLimit | None]
 
+# Formats for every budget, from the coarsest on, and up to which share of what one takes at its optimal scale the finer
+# ones lose no less. With as many levels as a byte has, the next has the longer tail.
+_AUTO = (("fp4", 0.5), ("e2m5", 1.0), ("e3m4", 1.0), ("fp8_143", math.inf))
+
 #: BatchNorm's running statistics: they are no sums of gradients, and small.
 BATCH_NORM_STATISTICS = ("*running_mean", "*running_var", "*num_batches_tracked")
 
@@ -36,8 +41,9 @@ class CO3Config:
 
     Parameters
     ----------
-    format : str or FloatFormat (default: "fp4")
-        Number format of the levels, at most 255 of them: a name that `FloatFormat` knows, or a format.
+    format : str or FloatFormat (default: "auto")
+        Number format of the levels, at most 255 of them: a name that `FloatFormat` knows, or a format. "auto" is fp4,
+        and where a rate allows more than its 11 levels can use, a format that has more of them.
     coder : str (default: "rans")
         Entropy coder: "rans", which spends fractions of a bit, or "huffman", the CO3 paper's, at least a bit an entry.
     rate : RateLimit or callable (default: None)
@@ -73,7 +79,7 @@ class CO3Config:
     '{"rate":{"bits_per_parameter":0.5}}'
     """
 
-    format: str | FloatFormat = "fp4"
+    format: str | FloatFormat = "auto"
     coder: str = "rans"
     rate: RateLimit | NodeRates | None = None
     memory_decay: float = 1.0
@@ -151,8 +157,17 @@ class CO3Config:
 
     @property
     def float_format(self) -> FloatFormat:
-        """The format itself."""
-        return self.format if isinstance(self.format, FloatFormat) else FloatFormat(self.format)
+        """The format itself; the first of those that "auto" chooses from."""
+        return self.formats[0][0]
+
+    @property
+    def formats(self) -> list[tuple[FloatFormat, float]]:
+        """The formats to choose from for a budget, from the coarsest on; see `flwr_co3.rate.suited`."""
+        if isinstance(self.format, FloatFormat):
+            return [(self.format, math.inf)]
+        if self.format == "auto" and self.rate is not None:
+            return [(FloatFormat(name), reach) for name, reach in _AUTO]
+        return [(FloatFormat("fp4" if self.format == "auto" else self.format), math.inf)]
 
     @property
     def limit(self) -> RateLimit | None:

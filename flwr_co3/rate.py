@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from flwr_co3.convert import FloatFormat
+from flwr_co3.frame import short_scale
 from flwr_co3.moments import BLOCK, FLOAT32_BIN_SHIFT
 from flwr_co3.schedules import FollowLoss, Loss, Schedule, resolved
 
@@ -152,7 +154,11 @@ _SAFE = 0.99, 3  # what the last aims for if nothing has fitted: this share less
 # Magnitudes are counted by the highest 15 bits of their float64: 16 bins in each octave.
 _BIN_SHIFT = 48
 _BINS = 1 << 15
-_TABLE_BITS = 160
+# A group's table and what surrounds it, in bits: a list of few levels that are not 0 costs this and their places more
+# than the entropy of these, and no group costs more than the last.
+_LIST_BITS, _TABLE_BITS = 24, 160
+# One group for all is worth considering where tables may take more of the budget than this.
+_TABLE_SHARE = 0.02
 _FREQUENT = 0.45
 _LEAST_SCALE = -1070.0  # octaves; float64 ends at -1074
 _HALVINGS = 16  # of 60 octaves; in what is left, a thousandth of one, bits are linear
@@ -164,6 +170,39 @@ class _Encoded(Protocol):
 
 
 E = TypeVar("E", bound=_Encoded)
+
+
+def suited(update: Update, formats: Sequence[tuple[FloatFormat, float]], bits: float) -> Update:
+    """Choose how to spend so many bits on levels.
+
+    Parameters
+    ----------
+    update : Update
+        What is to be encoded, its magnitudes counted.
+    formats : sequence of (FloatFormat, float)
+        Formats from the coarsest on, and each one's reach: up to which share of what it takes at its optimal scales it
+        does as well as the finer ones.
+    bits : float
+        What there is to spend.
+
+    Returns
+    -------
+    Update
+        The same in the first format that reaches so far, and in one group where its tables would take so much that a
+        common one allows a finer step.
+    """
+    if not update.header.groups:
+        return update
+    for fmt, reach in formats:
+        update = update.in_format(fmt)
+        counts = MagnitudeCounts(update)
+        if bits <= reach * counts.bits(update.caps):
+            break
+    if not update.header.known or _TABLE_BITS * len(update.header.groups) <= _TABLE_SHARE * bits:
+        return update
+    joined = update.joined()
+    gain = MagnitudeCounts(joined).scale_for(bits, joined.caps) > counts.scale_for(bits, update.caps)
+    return joined if gain else update
 
 
 def largest_within(budget: int, fixed: int, update: Update, encode: Callable[[npt.NDArray[np.float64]], E]) -> E | None:
@@ -195,15 +234,14 @@ def largest_within(budget: int, fixed: int, update: Update, encode: Callable[[np
     optimal = update.optimal_scales
     if not optimal.size:
         return None
-    counts = MagnitudeCounts(update)
-    caps = np.array([2.0 ** float(np.mean(np.log2(optimal[m.start : m.stop]))) for m in update.header.group_members])
+    counts, caps = MagnitudeCounts(update), update.caps
     best: E | None = None
     correction = 1.0
     for attempt, aim in enumerate(_AIMS, start=1):
         target = budget * aim
         if best is None and attempt == len(_AIMS):
             target = budget * _SAFE[0] - _SAFE[1]
-        common = counts.scale_for(8 * (target - fixed) / correction, caps)
+        common = short_scale(counts.scale_for(8 * (target - fixed) / correction, caps))
         candidate = encode(np.minimum(optimal, common))
         size = len(candidate.frame)
         if size <= budget and (best is None or size > len(best.frame)):
@@ -262,7 +300,8 @@ class MagnitudeCounts:
             rare = np.divide(nonzero, total, out=np.ones_like(total), where=nonzero > 0)
             others = nonzero - np.sum((counts * np.log2(share))[:, 1:], axis=1) + nonzero * np.log2(rare)
             bits = np.where(zeros > _FREQUENT * total, total + others, bits)
-        return float(np.sum(np.where(nonzero > 0.5, bits + _TABLE_BITS, 0)))
+        table = _LIST_BITS + nonzero * np.maximum(np.log2(np.maximum(nonzero, 1)) - 1, 0.5)
+        return float(np.sum(np.where(nonzero > 0.5, bits + np.minimum(table, _TABLE_BITS), 0)))
 
     def scale_for(self, bits: float, caps: npt.NDArray[np.float64]) -> float:
         """Largest scale at which all groups take at most `bits`, none of them at a scale above its cap."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import re
 import sys
@@ -23,7 +24,7 @@ from flwr_co3.compress.tables import (
     unit_widths,
 )
 from flwr_co3.config import CO3Config
-from flwr_co3.convert import optimal_scale
+from flwr_co3.convert import FloatFormat, optimal_scale
 from flwr_co3.correct import ErrorMemory
 from flwr_co3.frame import DTYPES, LOSSY_DTYPES, MAX_TENSORS, Header, TensorSpec
 from flwr_co3.gennorm import GenNorm
@@ -82,7 +83,13 @@ class Update:
 
     @classmethod
     def of(
-        cls, update: Mapping[str, Array], config: CO3Config, memory: ErrorMemory | None = None, *, budget: bool = False
+        cls,
+        update: Mapping[str, Array],
+        config: CO3Config,
+        memory: ErrorMemory | None = None,
+        *,
+        budget: bool = False,
+        known: bool = False,
     ) -> Update:
         """Check and measure an update.
 
@@ -96,6 +103,8 @@ class Update:
             What is added to the tensors that are converted.
         budget : bool (default: False)
             Whether to count magnitudes.
+        known : bool (default: False)
+            Whether the receiver knows the tensors. Their order is then that of their names, on both sides.
 
         Raises
         ------
@@ -107,12 +116,13 @@ class Update:
         if len(update) > MAX_TENSORS:
             raise ValueError(f"The update has {len(update)} tensors; a frame can hold {MAX_TENSORS}: send it in parts.")
         tensors = {name: _as_array(name, tensor) for name, tensor in update.items()}
+        names = sorted(tensors) if known else tensors
         exact = frozenset(name for name, tensor in tensors.items() if is_exact(name, tensor, config))
         for name in exact:
             if not _is_finite(tensors[name]):
                 raise _not_finite(name)
-        specs = {name: TensorSpec(_dtype_name(tensor.dtype), tensor.shape) for name, tensor in tensors.items()}
-        header = Header.of(config.float_format, config.coder, specs, exact)
+        specs = {name: TensorSpec(_dtype_name(tensors[name].dtype), tensors[name].shape) for name in names}
+        header = Header.of(config.float_format, config.coder, specs, exact, known)
         dtypes = {name: tensors[name].dtype for name in header.lossy}
         errors: dict[str, Array | None] = {}
         if memory is not None:
@@ -136,7 +146,17 @@ class Update:
     @property
     def exact(self) -> dict[str, Array]:
         """The tensors that travel without loss."""
-        return {name: tensor for name, tensor in self.tensors.items() if name in self.header.exact}
+        return {name: self.tensors[name] for name in self.header.tensors if name in self.header.exact}
+
+    def in_format(self, fmt: FloatFormat) -> Update:
+        """Return the same, to be converted to another format."""
+        return dataclasses.replace(self, header=self.header.with_format(fmt))
+
+    def joined(self) -> Update:
+        """Return the same as one group."""
+        assert self.magnitudes is not None, "the update's magnitudes were not counted"
+        together = self.magnitudes.sum(axis=0, keepdims=True, dtype=np.uint32)
+        return dataclasses.replace(self, header=self.header.as_one_group(), magnitudes=together)
 
     @cached_property
     def optimal_scales(self) -> Floats:
@@ -151,6 +171,12 @@ class Update:
             width = np.maximum(moments.mean_abs * unit_widths(codes) * moments.peak, sys.float_info.min)
             scales = np.array([by_code[code] for code in codes.tolist()]) / width
         return np.where(moments.nonzero > 0, decode_positives(encode_positives(scales)), 1.0)
+
+    @cached_property
+    def caps(self) -> Floats:
+        """For each group, the mean of its tensors' optimal scales: no budget asks for a larger one."""
+        octaves = np.log2(self.optimal_scales)
+        return np.array([2.0 ** float(np.mean(octaves[m.start : m.stop])) for m in self.header.group_members])
 
     def fits(self, scales: Floats) -> list[tuple[Fit, Fit]]:
         """Fit each group of tensors, multiplied by their scales: all entries, and those that are not exactly 0."""

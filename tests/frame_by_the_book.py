@@ -19,7 +19,13 @@ DTYPES = [
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     *("float16", "float32", "float64", "bfloat16", "complex64", "complex128"),
 ]
-HUFFMAN, TABLE_DEFLATED, EXACT_DEFLATED, COMMON_SCALE, OWN_SCALES, SCHEME = 1, 2, 4, 8, 16, 128
+HUFFMAN, TABLE_DEFLATED, EXACT_DEFLATED, COMMON_SCALE, OWN_SCALES, KNOWN_TABLE, SCHEME = 1, 2, 4, 8, 16, 32, 128
+SHORT_SCALE, ONE_GROUP, EXACT_MARKED = 256, 512, 1024
+FORMATS = {  # exponent bits, mantissa bits, top exponent, bias, magnitudes that are no levels
+    **{1: (2, 1, 0, 1, 0), 2: (5, 2, 0, 15, 0), 3: (4, 3, 0, 10, 0), 4: (2, 1, 1, 1, 0), 5: (4, 3, 1, 7, 1)},
+    **{6: (5, 2, 0, 15, 0), 7: (1, 6, 1, -5, 0), 8: (2, 5, 1, -4, 0), 9: (3, 4, 1, -3, 0)},
+}
+Like = dict[str, tuple[str, tuple[int, ...]]]  # the tensors that the receiver knows: dtype and shape
 TOTAL = 1 << 14
 
 
@@ -58,13 +64,18 @@ class Cursor:
             number, width = number >> wanted, width - wanted
 
 
-def decode(frame: bytes, dictionary: bytes) -> dict[str, npt.NDArray[Any]]:
+def decode(frame: bytes, dictionary: bytes, like: Like | None = None) -> dict[str, npt.NDArray[Any]]:
     if frame == b"\x00":
         return {}
-    assert frame[:4] == b"CO3\x01"
+    assert frame[:3] == b"CO3" and frame[3] in (1, 2)
     assert zlib.crc32(frame[:-4]) == int.from_bytes(frame[-4:], "little")
     flags, body = frame[4], Cursor(frame[5:-4])
-    if flags & TABLE_DEFLATED:
+    assert frame[3] == 2 or flags < 32
+    if flags & KNOWN_TABLE:
+        assert like is not None
+        flags += body.number(1) << 8
+        table = read_reference(body, flags, like)
+    elif flags & TABLE_DEFLATED:
         size = body.varint()
         table = Cursor(zlib.decompressobj(-15, zdict=dictionary).decompress(body.block().data))
         assert len(table.data) == size
@@ -74,6 +85,8 @@ def decode(frame: bytes, dictionary: bytes) -> dict[str, npt.NDArray[Any]]:
     names, dtypes, exact, shapes = read_tensors(table)
     entries = {name: prod(shapes[name]) for name in names}
     groups = make_groups([name for name in names if name not in exact and entries[name]], entries)
+    if flags & ONE_GROUP and groups:
+        groups = [[name for group in groups for name in group]]
     zero = len(magnitudes) - 1
 
     models = body.block()
@@ -105,6 +118,29 @@ def decode(frame: bytes, dictionary: bytes) -> dict[str, npt.NDArray[Any]]:
     return arrays
 
 
+def read_reference(body: Cursor, flags: int, like: Like) -> Cursor:
+    """The table that the sender would have written, were it not known."""
+    checksum, number = body.number(2), flags >> 11
+    if number:
+        exponent, mantissa, top, bias, reserved = FORMATS[number]
+    else:
+        (exponent, mantissa, top), coded_bias, reserved = body.take(3), body.varint(), body.varint()
+        bias = coded_bias // 2 if coded_bias % 2 == 0 else -(coded_bias + 1) // 2
+    names = sorted(like)
+    floats = [name for name in names if 9 <= DTYPES.index(like[name][0]) <= 12]
+    marks = dict(zip(floats, body.bits(iter([1] * len(floats))), strict=True)) if flags & EXACT_MARKED else {}
+    table = bytes([exponent, mantissa, top]) + varint(2 * bias if bias >= 0 else -2 * bias - 1) + varint(reserved)
+    table += varint(len(names)) + b"".join(varint(len(name.encode())) + name.encode() for name in names)
+    table += bytes(DTYPES.index(like[name][0]) + 128 * (marks.get(name, 0) if name in floats else 1) for name in names)
+    table += b"".join(varint(size) for name in names for size in (len(like[name][1]), *like[name][1]))
+    assert zlib.crc32(table) % 65536 == checksum
+    return Cursor(table)
+
+
+def varint(value: int) -> bytes:
+    return bytes([value]) if value < 128 else bytes([value % 128 + 128]) + varint(value // 128)
+
+
 def read_format(table: Cursor) -> list[float]:
     exponent, mantissa, top = table.take(3)
     coded_bias, reserved = table.varint(), table.varint()
@@ -133,7 +169,10 @@ def as_float(code: int) -> float:
 
 
 def read_scales(models: Cursor, flags: int, names: list[str]) -> dict[str, float]:
-    common = float(struct.unpack("<d", models.take(8))[0]) if flags & COMMON_SCALE else float("nan")
+    common = float("nan")
+    if flags & COMMON_SCALE:
+        data = bytes(5) + models.take(3) if flags & SHORT_SCALE else models.take(8)
+        common = float(struct.unpack("<d", data)[0])
     codes = {name: models.number(2) if flags & OWN_SCALES else 0 for name in names}
     return {name: as_float(code) if code else common for name, code in codes.items()}
 

@@ -60,7 +60,7 @@ def test_only_what_differs_from_the_defaults_is_written() -> None:
 
 def test_the_defaults_are_what_a_newcomer_wants() -> None:
     config = CO3Config()
-    assert (config.format, config.coder, config.rate, config.memory_decay) == ("fp4", "rans", None, 1.0)
+    assert (config.format, config.coder, config.rate, config.memory_decay) == ("auto", "rans", None, 1.0)
     assert config.exact == BATCH_NORM_STATISTICS
     assert config.float_format == FloatFormat("fp4")
 

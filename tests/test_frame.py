@@ -238,7 +238,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
         corrected(b"CO3\x03" + forged(ONE)[4:]),
         "version 3, and this flwr-co3 reads versions 1 to 2: update the older",
     ),
-    "flags": (forged(ONE, SCALED + b"\0", flags=COMMON_SCALE | 32), "flags 0x28, some of which"),
+    "flags": (forged(ONE, SCALED + b"\0", flags=COMMON_SCALE | 64), "flags 0x48, some of which"),
     "checksum": (forged(ONE)[:-1] + b"\x00", "damaged: its checksum"),
     "dtype": (forged(table_of([("w", len(DTYPES), (3,))])), "Tensor 'w' has a dtype, number 15"),
     "lossy integer": (forged(table_of([("w", DTYPES.index("int32"), (3,))])), "'w' is int32 and not marked exact"),

@@ -22,6 +22,9 @@ PRESETS: dict[str, tuple[int, int, int, bool, int]] = {
     "fp8_143": (4, 3, 10, False, 0),  # CO3, 239 levels
     "e2m1": (2, 1, 1, True, 0),  # OCP MX FP4, 15 levels
     "e4m3": (4, 3, 7, True, 1),  # OCP FP8: one code is NaN, 253 levels
+    "uniform": (1, 6, -5, True, 0),  # the integers from -127 to 127: a plain uniform grid
+    "e2m5": (2, 5, -4, True, 0),  # the integers to 64, then every second to 128, every fourth to 252: 255 levels
+    "e3m4": (3, 4, -3, True, 0),  # the integers to 32, and so on to 1984: 255 levels
     "e5m2": (5, 2, 15, False, 0),  # OCP FP8: the top exponent is infinity and NaN
 }
 
@@ -39,7 +42,8 @@ class FloatFormat:
     ----------
     name : str, optional
         One of ``fp4`` ([1,2,1], 11 levels), ``fp8`` ([1,5,2], 247), ``fp8_143`` ([1,4,3], 239): the formats of the
-        CO3 paper; ``e2m1`` (15), ``e4m3`` (253), ``e5m2`` (247): the OCP ones. Without a name, give the fields.
+        CO3 paper; ``e2m1`` (15), ``e4m3`` (253), ``e5m2`` (247): the OCP ones; ``uniform``, ``e2m5`` and ``e3m4``
+        (255 each): evenly spaced at first, 127, 64 and 32 steps of it. Without a name, give the fields.
     exponent : int
         Exponent bits E, 1 to 8.
     mantissa : int
