@@ -134,7 +134,6 @@ class _Sketches(ServerSide):
     @property
     def scheme(self) -> CountSketch:
         """See `ServerSide`."""
-        self._shape = None
         return self._scheme
 
     def accept(self, received: Received) -> None:
@@ -148,6 +147,7 @@ class _Sketches(ServerSide):
 
     def restate(self, received: Sequence[Received]) -> Sequence[Sequence[Floats]]:
         """Every update counts as the largest entries of what was gathered so far."""
+        self._shape = None
         sizes = received[0].sizes if received else []
         tables = [
             (one.weight, np.ldexp(table_of(one.body.parts().numbers)[0], one.body.exponent))
