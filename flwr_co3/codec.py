@@ -15,7 +15,7 @@ from flwr_co3.by_scheme import encode as encode_by_scheme
 from flwr_co3.compress import Group, Plan, plan
 from flwr_co3.compress.frequencies import COST_BITS
 from flwr_co3.config import CO3Config
-from flwr_co3.convert import Converted, convert, keep
+from flwr_co3.convert import Cells, Converted, convert, keep
 from flwr_co3.correct import ErrorMemory
 from flwr_co3.frame import EMPTY, FrameReader, TensorSpec, numpy_dtype, write_frame
 from flwr_co3.gennorm import GenNorm
@@ -120,6 +120,7 @@ class _Attempt(NamedTuple):
 
     frame: bytes
     scales: Floats
+    cells: Cells | None  # of each tensor
     converted: Converted
     losses: _Losses
 
@@ -283,7 +284,15 @@ class Codec:
             if best is None:
                 _keep_all(update, kept)
             else:
-                keep(update.header.format, update.sources, update.decay, best.scales, best.converted, kept)
+                keep(
+                    update.header.format,
+                    update.sources,
+                    update.decay,
+                    best.scales,
+                    best.converted,
+                    kept,
+                    cells=best.cells,
+                )
             _replace(memory, update, kept)
         if best is not None:
             return Encoded(best.frame, update, best.losses)
@@ -299,14 +308,31 @@ class Codec:
         """Encode at a scale for each tensor that is converted."""
         header, fmt = update.header, update.header.format
         units = np.where(update.moments.peak > 0, update.moments.peak, 1.0)
-        converted = convert(fmt, update.sources, update.decay, scales, units, rng=self._rng, kept=kept)
+        cells = _cells(scales, update)
+        of_tensors = None if cells is None else cells.of_tensors(header.group_members)
+        converted = convert(
+            fmt, update.sources, update.decay, scales, units, cells=of_tensors, rng=self._rng, kept=kept
+        )
         plans = [plan(group, fmt.edges, header.coder == "rans") for group in _groups(converted, scales, update)]
-        frame = write_frame(header, scales, plans, update.exact.values())
+        codes = None if cells is None else cells.codes
+        frame = write_frame(header, scales, plans, update.exact.values(), codes)
         group_bytes = np.array([plan.cost for plan in plans]) / (8 << COST_BITS)
         members = [len(group) for group in header.group_members]
         entries = update.moments.entries
         share = entries / np.repeat(_sums(entries, members), members) if members else entries
-        return _Attempt(frame, scales, converted, _Losses(converted.squares, share * np.repeat(group_bytes, members)))
+        return _Attempt(
+            frame, scales, of_tensors, converted, _Losses(converted.squares, share * np.repeat(group_bytes, members))
+        )
+
+
+def _cells(scales: Floats, update: Update) -> Cells | None:
+    """What becomes of the magnitudes of each group; None where levels are the nearest and decode to themselves."""
+    members = update.header.group_members
+    if update.quantizer.plain or not members:
+        return None
+    starts = [tensors.start for tensors in members]
+    same = np.minimum.reduceat(scales, starts) == np.maximum.reduceat(scales, starts)
+    return update.quantizer.cells(update.counts, np.where(same, scales[starts], np.nan))
 
 
 def _groups(converted: Converted, scales: Floats, update: Update) -> Iterator[Group]:

@@ -12,14 +12,12 @@ from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 from flwr_co3.compress import CODERS, MAX_MAGNITUDE
-from flwr_co3.convert import FloatFormat
+from flwr_co3.convert import RECONSTRUCTIONS, ROUNDINGS, FloatFormat, Quantizer
 from flwr_co3.correct import MEMORY_DTYPES
 from flwr_co3.rate import RateLimit
 from flwr_co3.schedules import Loss
 from flwr_co3.schemes import Scheme, make_scheme
 from flwr_co3.schemes.scheme import INCREMENT
-
-ROUNDINGS = ("nearest", "stochastic")
 
 #: A limit for each node in each round, or none: a function of the round's number, from 1, and the node's id.
 NodeRates: TypeAlias = Callable[[int, int], RateLimit | None]
@@ -32,7 +30,7 @@ _AUTO = (("fp4", 0.5), ("e2m5", 1.0), ("e3m4", 1.0), ("fp8_143", math.inf))
 BATCH_NORM_STATISTICS = ("*running_mean", "*running_var", "*num_batches_tracked")
 
 # Options that say how CO3 codes, and nothing to other schemes.
-_OF_CO3 = ("format", "coder", "scale", "rounding")
+_OF_CO3 = ("format", "coder", "scale", "rounding", "reconstruction")
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,11 @@ class CO3Config:
         What updates are multiplied by before rounding. "optimal" minimises each tensor's expected squared error under
         its generalised normal fit; a number holds for all tensors, in 1 / units of the update: smaller, fewer bits.
     rounding : str (default: "nearest")
-        "nearest" level, or "stochastic": up or down at random, unbiased.
+        To the "nearest" level; "stochastic", up or down at random, unbiased; or "rd", to the level that is best for its
+        error and its bits together: fewer levels that are not 0, for updates without a memory.
+    reconstruction : str (default: "level")
+        What a level decodes to: itself, or with "centroid" the mean of the values that were rounded to it, which costs
+        a few bytes a tensor. With "rd" the best for its bits; not with "stochastic", which it would bias.
     exact : tuple of str (default: BatchNorm's running statistics)
         Shell patterns of names of tensors that travel without loss.
     exact_below : int (default: 8)
@@ -66,7 +68,7 @@ class CO3Config:
     scheme : str or Scheme (default: "co3")
         What codes the updates: "co3", or one of the schemes to compare with, by name (with its default options) or as
         `flwr_co3.schemes.make_scheme` makes it. All of them have the rate, the memory and the exact tensors of this
-        config; `format`, `coder`, `scale` and `rounding` are CO3's own.
+        config; `format`, `coder`, `scale`, `rounding` and `reconstruction` are CO3's own.
 
     Raises
     ------
@@ -85,6 +87,7 @@ class CO3Config:
     memory_decay: float = 1.0
     scale: Literal["optimal"] | float = "optimal"
     rounding: str = "nearest"
+    reconstruction: str = "level"
     exact: tuple[str, ...] = BATCH_NORM_STATISTICS
     exact_below: int = 8
     memory_dtype: str = "float32"
@@ -102,10 +105,16 @@ class CO3Config:
         for name, value, choices in (
             ("coder", self.coder, CODERS),
             ("rounding", self.rounding, ROUNDINGS),
+            ("reconstruction", self.reconstruction, RECONSTRUCTIONS),
             ("memory_dtype", self.memory_dtype, MEMORY_DTYPES),
         ):
             if value not in choices:
                 raise ValueError(f"CO3Config {name} must be one of {', '.join(choices)}, not {value!r}.")
+        if self.rounding == "stochastic" and self.reconstruction == "centroid":
+            raise ValueError(
+                'CO3Config rounding "stochastic" is unbiased only if levels decode to themselves: take reconstruction '
+                '"level", or another rounding.'
+            )
         if not (_is_number(self.memory_decay) and 0 <= self.memory_decay <= 1):
             raise ValueError(f"CO3Config memory_decay must lie within 0 to 1, not be {self.memory_decay!r}.")
         if self.scale != "optimal" and not (_is_number(self.scale) and 0 < self.scale <= sys.float_info.max):
@@ -168,6 +177,11 @@ class CO3Config:
         if self.format == "auto" and self.rate is not None:
             return [(FloatFormat(name), reach) for name, reach in _AUTO]
         return [(FloatFormat("fp4" if self.format == "auto" else self.format), math.inf)]
+
+    @property
+    def quantizer(self) -> Quantizer:
+        """How values become levels, and levels values."""
+        return Quantizer(self.float_format, self.rounding, self.reconstruction)
 
     @property
     def limit(self) -> RateLimit | None:

@@ -13,10 +13,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from flwr_co3.compress import CODERS, MAX_MAGNITUDE, Levels, Model, Plan, read_model, read_stream, write_stream
+from flwr_co3.compress import (
+    CODERS,
+    MAX_MAGNITUDE,
+    Levels,
+    Model,
+    Plan,
+    ZeroModel,
+    read_model,
+    read_stream,
+    write_stream,
+)
 from flwr_co3.compress.frequencies import TOTAL
 from flwr_co3.compress.tables import decode_positives, encode_positives
-from flwr_co3.convert import FloatFormat, largest_number, magnitude_values
+from flwr_co3.convert import Codes, FloatFormat, largest_number, magnitude_values, points_of
 from flwr_co3.errors import FrameError
 from flwr_co3.schemes.body import Body
 from flwr_co3.wire import BitReader, Reader, Writer, varint, write_bits
@@ -41,11 +51,12 @@ POOLED_ENTRIES = 1024
 
 _HUFFMAN, _TABLE_DEFLATED, _EXACT_DEFLATED, _COMMON_SCALE, _OWN_SCALES = 1, 2, 4, 8, 16
 _KNOWN_TABLE = 32
+_CENTROIDS = 64
 _SCHEME = 128  # the tensors are coded by another scheme than CO3
 # Of a second byte of flags, which follows the first where the table is known.
 _SHORT_SCALE, _JOINED, _EXACT_MARKED = 1 << 8, 1 << 9, 1 << 10
 _FORMAT_SHIFT = 11
-_FLAGS = (31, 31 | _KNOWN_TABLE | _SCHEME)  # of the first byte, that the versions know
+_FLAGS = (31, 31 | _KNOWN_TABLE | _CENTROIDS | _SCHEME)  # of the first byte, that the versions know
 #: A format's place, from 1, is its number where the table is known; 0 stands for any other.
 _FORMATS = ("fp4", "fp8", "fp8_143", "e2m1", "e4m3", "e5m2", "uniform", "e2m5", "e3m4")
 _EXACT = 0x80  # of a dtype's byte
@@ -215,12 +226,13 @@ def _doubtful(tensors: Mapping[str, TensorSpec]) -> list[str]:
     return [name for name, spec in tensors.items() if spec.dtype in LOSSY_DTYPES]
 
 
-def values_of(fmt: FloatFormat, scales: npt.ArrayLike, dtype: str) -> Array:
+def values_of(points: Floats, scales: npt.ArrayLike, dtype: str) -> Array:
     """What each symbol decodes to in tensors of these scales and this dtype, as the last of the dimensions.
 
-    Levels beyond the dtype's range become its largest number.
+    `points` are what the magnitudes stand for, in units of the levels. Values beyond the dtype's range become its
+    largest number.
     """
-    magnitudes = magnitude_values(fmt, scales, dtype)
+    magnitudes = magnitude_values(points, scales, dtype)
     return np.concatenate([-magnitudes[..., :0:-1], magnitudes], axis=-1).astype(numpy_dtype(dtype))
 
 
@@ -232,6 +244,7 @@ def write_frame(
     scales: Floats,
     plans: list[Plan],
     exact: Iterable[Array],
+    codes: Codes | None = None,
 ) -> bytes:
     """Put a frame together.
 
@@ -246,11 +259,17 @@ def write_frame(
         How each group is coded.
     exact : iterable of ndarray
         The tensors that travel without loss, in the order of the header.
+    codes : ndarray of int8, shape (groups, zero), optional
+        Where each group's magnitudes decode to other points than their levels; see `points_of`.
     """
     models = Writer()
     flags = _HUFFMAN * (header.coder == "huffman") | _write_scales(models, scales, header.known)
-    for plan in plans:
+    if codes is not None and codes.any():
+        flags |= _CENTROIDS
+    for group, plan in enumerate(plans):
         models += plan.header
+        if flags & _CENTROIDS and codes is not None and not plan.is_zero:
+            _write_codes(models, codes[group])
     return _assemble(header, flags, bytes(models), exact, write_stream(plans, header.coder))
 
 
@@ -298,6 +317,13 @@ def _assemble(header: Header, flags: int, models: bytes, exact: Iterable[Array],
 def _version_for(flags: int) -> int:
     """The lowest version that knows what is in a frame, so that older readers can read what they might."""
     return next(version for version, known in enumerate(_FLAGS, start=1) if not flags & ~known)
+
+
+def _write_codes(out: Writer, codes: npt.NDArray[np.int8]) -> None:
+    """Write how many of a group's codes follow, and these; the others are 0."""
+    used = int(np.flatnonzero(codes).max(initial=-1)) + 1
+    out.u8(used)
+    out += codes[:used].tobytes()
 
 
 def _write_scales(out: Writer, scales: Floats, known: bool) -> int:
@@ -407,6 +433,7 @@ class FrameReader:
         self._levels: list[Levels] | None = None
         self._models: list[Model] = []
         self._scales: dict[str, float] = {}
+        self._points: dict[str, Floats] = {}  # where they are not the levels
         self._body: Body | None = None
         self._vectors: dict[str, Array] | None = None
         if frame == EMPTY:
@@ -478,7 +505,10 @@ class FrameReader:
         fmt = header.format
         for group in header.groups:
             entries = sum(self.tensors[name].entries for name in group)
-            self._models.append(read_model(reader, entries, fmt.zero, fmt.edges, header.coder == "rans"))
+            model = read_model(reader, entries, fmt.zero, fmt.edges, header.coder == "rans")
+            self._models.append(model)
+            if flags & _CENTROIDS and not isinstance(model, ZeroModel):
+                self._points.update(dict.fromkeys(group, points_of(fmt, _read_codes(reader, fmt.zero))))
         reader.finish()
 
     def read(self, name: str) -> Array:
@@ -556,7 +586,8 @@ class FrameReader:
             self._levels = self._decode()
         values = self._float32_values.get(name)
         if values is None:
-            values = values_of(self._header.format, self._scales[name], self.tensors[name].dtype)
+            points = self._points.get(name, self._header.format.magnitudes)
+            values = values_of(points, self._scales[name], self.tensors[name].dtype)
         if weight is not None:
             values = values * values.dtype.type(weight)
         group, first = self._places[name]
@@ -592,7 +623,9 @@ class FrameReader:
     def _float32_values(self) -> dict[str, Array]:
         """What each symbol decodes to in each float32 tensor: all at once, since there may be hundreds of tensors."""
         scales = {name: scale for name, scale in self._scales.items() if self.tensors[name].dtype == "float32"}
-        values = values_of(self._header.format, np.array(list(scales.values())), "float32")
+        levels = self._header.format.magnitudes
+        points = np.array([self._points.get(name, levels) for name in scales]) if self._points else levels
+        values = values_of(points, np.array(list(scales.values())), "float32")
         return dict(zip(scales, values, strict=True))
 
     @cached_property
@@ -652,6 +685,16 @@ def _header_of(table: memoryview, inflated: int | None, coder: str) -> Header:
     if max(len(table), inflated or 0) > _MAX_KNOWN_TABLE_BYTES:
         return _read_table(table, inflated, coder)
     return _known_table(bytes(table), inflated, coder)
+
+
+def _read_codes(reader: Reader, zero: int) -> npt.NDArray[np.int8]:
+    """Reverse `_write_codes`."""
+    used = reader.u8()
+    if used > zero:
+        raise FrameError(f"A group of tensors has {used} centroids, and its format {zero} levels above 0.")
+    codes = np.zeros(zero, np.int8)
+    codes[:used] = np.frombuffer(reader.take(used), np.int8)
+    return codes
 
 
 def _header_like(reader: Reader, flags: int, like: Mapping[str, TensorSpec] | None) -> Header:

@@ -24,10 +24,11 @@ from flwr_co3.compress.tables import (
     unit_widths,
 )
 from flwr_co3.config import CO3Config
-from flwr_co3.convert import FloatFormat, optimal_scale
+from flwr_co3.convert import FloatFormat, Quantizer, optimal_scale
 from flwr_co3.correct import ErrorMemory
 from flwr_co3.frame import DTYPES, LOSSY_DTYPES, MAX_TENSORS, Header, TensorSpec
 from flwr_co3.gennorm import GenNorm
+from flwr_co3.magnitudes import MagnitudeCounts
 from flwr_co3.moments import BINS, Measured, Source, flat, measure
 
 Array = npt.NDArray[Any]
@@ -70,8 +71,11 @@ class Update:
         What memories are multiplied by.
     moments : Measured
         Of the sources.
+    rounding, reconstruction : str
+        How they become levels, and levels values.
     magnitudes : ndarray or None
-        For a budget, how often magnitudes occur in each group; see `flwr_co3.moments.measure`.
+        For a budget, and for quantisers that want it, how often magnitudes occur in each group; see
+        `flwr_co3.moments.measure`.
     """
 
     tensors: dict[str, Array]
@@ -79,6 +83,8 @@ class Update:
     sources: list[Source]
     decay: float
     moments: Measured
+    rounding: str
+    reconstruction: str
     magnitudes: npt.NDArray[np.uint32] | None
 
     @classmethod
@@ -102,7 +108,7 @@ class Update:
         memory : ErrorMemory, optional
             What is added to the tensors that are converted.
         budget : bool (default: False)
-            Whether to count magnitudes.
+            Whether to count magnitudes, whatever the quantiser.
         known : bool (default: False)
             Whether the receiver knows the tensors. Their order is then that of their names, on both sides.
 
@@ -131,17 +137,29 @@ class Update:
             tensors |= memory.compensate({name: tensors[name] for name, error in errors.items() if error is None})
         sources = [_source(tensors[name], errors.get(name), dtypes[name]) for name in header.lossy]
         rows = [row for row, names in enumerate(header.groups) for _ in names]
-        bins = np.zeros((len(header.groups), BINS), np.uint32) if budget else None
+        counted = budget or not config.quantizer.plain
+        bins = np.zeros((len(header.groups), BINS), np.uint32) if counted else None
         decay = 0.0 if memory is None else memory.decay
         moments = measure(sources, decay, rows, bins)
         if not np.isfinite(moments.peak).all():
             raise _not_finite(header.lossy[int(np.argmin(np.isfinite(moments.peak)))])
-        return cls(tensors, header, sources, decay, moments, bins)
+        return cls(tensors, header, sources, decay, moments, config.rounding, config.reconstruction, bins)
 
     @property
     def parameters(self) -> int:
         """Entries of all tensors."""
         return sum(spec.entries for spec in self.header.tensors.values())
+
+    @property
+    def quantizer(self) -> Quantizer:
+        """How they become levels of the header's format."""
+        return Quantizer(self.header.format, self.rounding, self.reconstruction)
+
+    @cached_property
+    def counts(self) -> MagnitudeCounts:
+        """Magnitudes of each group."""
+        assert self.magnitudes is not None, "the update's magnitudes were not counted"
+        return MagnitudeCounts(self.magnitudes, self.sources, self.header.group_members)
 
     @property
     def exact(self) -> dict[str, Array]:

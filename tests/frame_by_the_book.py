@@ -19,7 +19,8 @@ DTYPES = [
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     *("float16", "float32", "float64", "bfloat16", "complex64", "complex128"),
 ]
-HUFFMAN, TABLE_DEFLATED, EXACT_DEFLATED, COMMON_SCALE, OWN_SCALES, KNOWN_TABLE, SCHEME = 1, 2, 4, 8, 16, 32, 128
+HUFFMAN, TABLE_DEFLATED, EXACT_DEFLATED, COMMON_SCALE, OWN_SCALES, KNOWN_TABLE = 1, 2, 4, 8, 16, 32
+CENTROIDS, SCHEME = 64, 128
 SHORT_SCALE, ONE_GROUP, EXACT_MARKED = 256, 512, 1024
 FORMATS = {  # exponent bits, mantissa bits, top exponent, bias, magnitudes that are no levels
     **{1: (2, 1, 0, 1, 0), 2: (5, 2, 0, 15, 0), 3: (4, 3, 0, 10, 0), 4: (2, 1, 1, 1, 0), 5: (4, 3, 1, 7, 1)},
@@ -91,18 +92,24 @@ def decode(frame: bytes, dictionary: bytes, like: Like | None = None) -> dict[st
 
     models = body.block()
     scales = read_scales(models, flags, [name for group in groups for name in group])
-    plans = [read_model(models, sum(entries[n] for n in group), magnitudes, bool(flags & HUFFMAN)) for group in groups]
+    plans, points = [], []
+    for group in groups:
+        plans.append(read_model(models, sum(entries[n] for n in group), magnitudes, bool(flags & HUFFMAN)))
+        coded_points = flags & CENTROIDS and plans[-1][0] != "zero"
+        points.append(read_points(models, magnitudes) if coded_points else magnitudes)
+    assert not models.rest()
     exact_data = body.block().data
     if flags & EXACT_DEFLATED:
         exact_data = zlib.decompress(exact_data)
     coded = Cursor(body.rest())
     symbols = read_symbols(coded, plans, zero, bool(flags & HUFFMAN))
 
-    levels = [-m for m in magnitudes[:0:-1]] + magnitudes
     by_name: dict[str, list[int]] = {}
-    for group, joined in zip(groups, symbols, strict=True):
+    levels_of: dict[str, list[float]] = {}
+    for group, joined, means in zip(groups, symbols, points, strict=True):
         for name in group:
             by_name[name], joined = joined[: entries[name]], joined[entries[name] :]
+            levels_of[name] = [-mean for mean in means[:0:-1]] + means
     arrays: dict[str, npt.NDArray[Any]] = {}
     start = 0
     for name in names:
@@ -112,7 +119,7 @@ def decode(frame: bytes, dictionary: bytes, like: Like | None = None) -> dict[st
             start += entries[name] * dtype.itemsize
         else:
             limit = float(np.finfo(dtype).max)
-            values = [max(-limit, min(limit, levels[s] / scales[name])) for s in by_name.get(name, [])]
+            values = [max(-limit, min(limit, levels_of[name][s] / scales[name])) for s in by_name.get(name, [])]
             arrays[name] = np.array(values, np.float64).astype(dtype)
         arrays[name] = arrays[name].reshape(shapes[name])
     return arrays
@@ -175,6 +182,14 @@ def read_scales(models: Cursor, flags: int, names: list[str]) -> dict[str, float
         common = float(struct.unpack("<d", data)[0])
     codes = {name: models.number(2) if flags & OWN_SCALES else 0 for name in names}
     return {name: as_float(code) if code else common for name, code in codes.items()}
+
+
+def read_points(models: Cursor, magnitudes: list[float]) -> list[float]:
+    count = models.number(1)
+    codes = list(struct.unpack(f"{count}b", models.take(count)))
+    assert count < len(magnitudes)
+    steps = [0.0] + [(above - below) / 128 for below, above in pairwise(magnitudes)]
+    return [m + c * step for m, c, step in zip(magnitudes, [0, *codes, *[0] * 127], steps, strict=False)]
 
 
 # -- other schemes -----------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from flwr_co3.frame import _DICTIONARY
 from flwr_co3.schemes import Scheme, make_scheme
 from tests import frame_by_the_book
 
-FORMATS = ["fp4", "fp8", "fp8_143", "e2m1", "e4m3"]
+FORMATS = ["fp4", "fp8", "fp8_143", "e2m1", "e4m3", "uniform"]
 
 
 def model(size: int, scale: float) -> dict[str, npt.NDArray[Any]]:
@@ -36,6 +36,11 @@ CONFIGS = [
     *(CO3Config(scale=s, coder=coder) for s in (0.5, 3.0, 50.0) for coder in ("rans", "huffman")),
     *(CO3Config(rate=RateLimit(bits_per_parameter=bits)) for bits in (0.01, 0.7, 1.0, 2.0, 3.0)),
     CO3Config(rounding="stochastic", exact=("*bias",), exact_below=0),
+    *(CO3Config(rounding="rd", reconstruction="centroid", format=name, scale=2.0) for name in ("fp4", "uniform")),
+    *(
+        CO3Config(rounding="rd", reconstruction="centroid", rate=RateLimit(bits_per_parameter=bits))
+        for bits in (0.05, 1.0)
+    ),
 ]
 
 
@@ -68,7 +73,7 @@ def test_these_frames_show_every_model_and_flag(monkeypatch: pytest.MonkeyPatch)
         flags |= frame[4] if len(frame) > 1 else 0
         frame_by_the_book.decode(frame, _DICTIONARY)
     assert kinds >= {"0", "1", "1 packed", "2", "2 packed", "3", "3 packed", "4", "5"}, kinds
-    assert flags == 31
+    assert flags == 31 | 64
 
 
 SCHEMES = [
