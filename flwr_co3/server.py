@@ -151,10 +151,13 @@ class CO3Strategy(Strategy):
         """Log the settings, then the wrapped strategy's."""
         config = self.config
         logger.info("\t├──> CO3 settings:")
-        logger.info("\t│\t├── Scheme: %s", config.scheme)
-        logger.info("\t│\t├── Format: %s | coder: %s", config.format, config.coder)
+        if config.other_scheme is None:
+            logger.info("\t│\t├── Format: %s | coder: %s", config.format, config.coder)
+        else:
+            logger.info("\t│\t├── Scheme: %s", config.other_scheme)
         logger.info("\t│\t├── Rate: %s", config.rate or "not limited")
-        logger.info("\t│\t├── Scale: %s | rounding: %s", config.scale, config.rounding)
+        if config.other_scheme is None:
+            logger.info("\t│\t├── Scale: %s | rounding: %s", config.scale, config.rounding)
         logger.info("\t│\t├── Memory decay: %s (%s)", config.memory_decay, config.memory_dtype)
         logger.info("\t│\t└── Downlink: %s", "whole models" if self.downlink is None else self.downlink)
         self._inner("summary")()
