@@ -8,6 +8,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
@@ -175,8 +176,8 @@ class CO3Config:
         if isinstance(self.format, FloatFormat):
             return [(self.format, math.inf)]
         if self.format == "auto" and self.rate is not None:
-            return [(FloatFormat(name), reach) for name, reach in _AUTO]
-        return [(FloatFormat("fp4" if self.format == "auto" else self.format), math.inf)]
+            return [(_named(name), reach) for name, reach in _AUTO]
+        return [(_named("fp4" if self.format == "auto" else self.format), math.inf)]
 
     @property
     def quantizer(self) -> Quantizer:
@@ -278,6 +279,12 @@ class CO3Config:
             raise ValueError(
                 f"The CO3 configuration {text!r} can't be read: {error}. Do server and client run the same flwr-co3?"
             ) from error
+
+
+@cache
+def _named(name: str) -> FloatFormat:
+    """A format, with what was worked out for it before."""
+    return FloatFormat(name)
 
 
 def _is_number(value: object) -> bool:

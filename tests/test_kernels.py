@@ -197,7 +197,7 @@ RIGHT = dict(
     huffman_decode=[bytes(13), i8(13), bits, ones, 100, u1(100)],
     gaps=[np.repeat(np.array([5, 6], "u1"), [90, 10]), 5, 1, 10, 2],
     place=[np.full(10, 3, "u1"), bytes(4), 2, u1(10), 1, 2, 10, 1000, 2, f4(2), f4(1000)],
-    dequantize=[u1(50), 2, 0, f4(3), f4(100), True],
+    dequantize=[[u1(50)], i8(2, 0, 0, 3), f4(3), i8(0, 0, 100), [f4(100)], True],
 )
 """
 
@@ -214,7 +214,7 @@ SHORT: dict[str, list[str]] = {
     "huffman_encode": [LESS.format(k) for k in (2, 3)],
     "huffman_decode": [LESS.format(2), LESS.format(3), "a[0] = a[0][:-1]"],
     "place": [LESS.format(k) for k in (3, 9, 10)] + ["a[1] = a[1][:-1]"],
-    "dequantize": [LESS.format(0)],
+    "dequantize": [LESS_IN.format(0), LESS.format(1), LESS.format(2), LESS_IN.format(4)],
 }
 #: Absurd numbers, by function and place.
 ABSURD: dict[str, list[str]] = {
@@ -280,11 +280,16 @@ ABSURD: dict[str, list[str]] = {
         f"a[0] = u1(1 << 24); a[1] = b''; a[2] = 0; a[6] = {HUGE}; a[7] = {HUGE}; a[8] = 0",
     ],
     "dequantize": [
-        *(f"a[1] = {factor}" for factor in (0, -1, 9)),
-        *(f"a[2] = {first}" for first in (1, -1, HUGE, HUGE - 50)),
-        "a[3] = f4(1)",
-        "a[3] = f4(257)",
-        "a[3] = f4(0)",
+        *(f"a[1] = i8({factor}, 0, 0, 3)" for factor in (0, 1, -1, 9, HUGE)),
+        *(f"a[1] = i8(2, {first}, 0, 3)" for first in (1, -1, HUGE, HUGE - 50, TINY)),
+        *(f"a[1] = i8(2, 0, {base}, 3)" for base in (1, -1, HUGE, TINY)),
+        *(f"a[1] = i8(2, 0, 0, {alphabet})" for alphabet in (1, 4, 257, 0, -1, HUGE, TINY)),
+        *(f"a[3] = i8(0, {start}, {stop})" for start, stop in [(0, 101), (-1, 9), (9, 3), (0, HUGE), (TINY, 9)]),
+        *(f"a[3] = i8({t}, 0, 9)" for t in (1, -1, HUGE)),
+        "a[0] = [None]",
+        "a[0] = []",
+        "a[4] = [None]",
+        "a[4] = []",
     ],
 }
 #: Nonsense that means nothing, but is no reason to fall over either: whatever comes of it, the process goes on.
@@ -307,7 +312,7 @@ SURVIVED: dict[str, list[str]] = {
     "huffman_decode": ["a[3][:] = 255", "a[3][:] = 0", "a[0] = b''; a[1] = i8(0)"],
     "gaps": ["a[1] = 1000", "a[1] = -7", "a[2] = 1 << 30"],
     "place": ["a[0] = u1(0)", "a[8] = 7", "a[8] = -1", "a[0][:] = 255", "a[3][:] = 255", f"a[7] = {TINY}; a[8] = 0"],
-    "dequantize": ["a[0][:] = 255", "a[4] = f4(0)"],
+    "dequantize": ["a[0][0][:] = 255", "a[3] = i8(0, 7, 7)", "a[3] = i8()", "a[2][:] = np.nan"],
     "keep": ["a[7] = 300", "a[7] = -9", "a[1] = None", "a[5][:] = 255"],
 }
 

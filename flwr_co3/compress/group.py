@@ -90,8 +90,7 @@ def plan(group: Group, edges: Edges, packed: bool) -> Plan:
         True for rANS: symbols may be packed, and sparse groups coded by their gaps. False for Huffman, whose code
         words stand for single levels.
     """
-    used = np.flatnonzero(group.counts)
-    reach = max(group.zero - int(used[0]), int(used[-1]) - group.zero)
+    reach = _reach(group)
     if not reach:
         return Plan.zeros()
     counts = group.counts[group.zero - reach : group.zero + reach + 1]
@@ -107,6 +106,12 @@ def plan(group: Group, edges: Edges, packed: bool) -> Plan:
         if candidate.size < dense.size + dense.size // _SPARSE_PATIENCE:
             return candidate
     return _dense(group, dense, reach)
+
+
+def _reach(group: Group) -> int:
+    """The largest magnitude that occurs."""
+    counts, zero = group.counts.tolist(), group.zero  # short, and there may be hundreds: numpy would take longer
+    return next((reach for reach in range(zero, 0, -1) if counts[zero - reach] or counts[zero + reach]), 0)
 
 
 class _Dense(NamedTuple):
