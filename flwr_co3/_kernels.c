@@ -1892,6 +1892,158 @@ static PyObject *py_dequantize(PyObject *self, PyObject *args) {
     Py_RETURN_NONE;
 }
 
+/* -- rows and columns in classes ---------------------------------------------------------------------------------- */
+
+typedef struct {
+    int64_t rows, columns, inner;
+} Grid;
+
+/* Whether a grid has so many entries as there are bytes. */
+static int fits_grid(Grid g, int64_t bytes) {
+    if (g.rows < 1 || g.columns < 1 || g.inner < 1 || g.rows > bytes || g.columns > bytes || g.inner > bytes) return 0;
+    return bytes % g.rows == 0 && bytes / g.rows % g.columns == 0 && bytes / g.rows / g.columns == g.inner;
+}
+
+PyDoc_STRVAR(activity_doc, "activity(symbols, rows, columns, inner, zero, by_row, by_column)\n\n"
+"Adds to int64 by_row and by_column how many symbols of each row and column are not `zero`.");
+static PyObject *py_activity(PyObject *self, PyObject *args) {
+    Py_buffer symbols, by_row, by_column;
+    long long rows, columns, inner;
+    int zero;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "y*LLLiw*w*", &symbols, &rows, &columns, &inner, &zero, &by_row, &by_column)) return NULL;
+    Grid g = {rows, columns, inner};
+    int ok = fits_grid(g, symbols.len) && by_row.len / 8 >= rows && by_column.len / 8 >= columns;
+    if (!ok) too_short("list of symbols or counts");
+    else {
+        Py_BEGIN_ALLOW_THREADS
+        const uint8_t *next = symbols.buf, wanted = (uint8_t)zero;
+        int64_t *of_row = by_row.buf, *of_column = by_column.buf;
+        for (int64_t r = 0; r < rows; r++) {
+            int64_t row = 0;
+            for (int64_t c = 0; c < columns; c++, next += inner) {
+                int64_t count = 0;
+                for (int64_t k = 0; k < inner; k++) count += next[k] != wanted;
+                of_column[c] += count;
+                row += count;
+            }
+            of_row[r] += row;
+        }
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&symbols);
+    PyBuffer_Release(&by_row);
+    PyBuffer_Release(&by_column);
+    if (!ok) return NULL;
+    Py_RETURN_NONE;
+}
+
+/* Where the symbols of each pair of classes lie, checked so that none of them lies outside. */
+typedef struct {
+    Grid grid;
+    const uint8_t *rows, *columns;
+    int bits; /* of a column's class */
+    int64_t next[64];
+} Sorted;
+
+static int sorted_places(Sorted *s, const Py_buffer *rows, const Py_buffer *columns, const Py_buffer *starts,
+                         int64_t entries) {
+    int64_t row_counts[8] = {0}, column_counts[8] = {0};
+    if (!fits_grid(s->grid, entries) || rows->len < s->grid.rows || columns->len < s->grid.columns || s->bits < 0 ||
+        s->bits > 3)
+        return too_short("list of classes");
+    s->rows = rows->buf, s->columns = columns->buf;
+    for (int64_t r = 0; r < s->grid.rows; r++) {
+        if (s->rows[r] > 7) return too_short("list of classes");
+        row_counts[s->rows[r]]++;
+    }
+    for (int64_t c = 0; c < s->grid.columns; c++) {
+        if (s->columns[c] >> s->bits) return too_short("list of classes");
+        column_counts[s->columns[c]]++;
+    }
+    const int64_t *start = starts->buf;
+    for (int64_t k = 0; k < 64; k++) {
+        int64_t size = k >> s->bits < 8 ? row_counts[k >> s->bits] * column_counts[k & ((1 << s->bits) - 1)] : 0;
+        s->next[k] = 0;
+        if (!size) continue;
+        size *= s->grid.inner;
+        if (starts->len / 8 <= k || start[k] < 0 || start[k] > entries - size) return too_short("room for a class");
+        s->next[k] = start[k];
+    }
+    return 0;
+}
+
+PyDoc_STRVAR(sort_classes_doc,
+"sort_classes(symbols, rows, columns, inner, row_classes, column_classes, bits, starts, out, counts)\n\n"
+"Symbols of each pair of classes (row class times 2^bits, and column class) from starts[pair] on into out, and how often\n"
+"each occurs into int64 rows of 256.");
+static PyObject *py_sort_classes(PyObject *self, PyObject *args) {
+    Py_buffer symbols, rows, columns, starts, out, counts;
+    Sorted s;
+    long long r, c, inner;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "y*LLLy*y*iy*w*w*", &symbols, &r, &c, &inner, &rows, &columns, &s.bits, &starts, &out,
+                          &counts))
+        return NULL;
+    s.grid = (Grid){r, c, inner};
+    int ok = sorted_places(&s, &rows, &columns, &starts, symbols.len) == 0;
+    if (ok && (out.len < symbols.len || counts.len / 2048 < starts.len / 8)) ok = !too_short("result");
+    if (ok) {
+        Py_BEGIN_ALLOW_THREADS
+        const uint8_t *from = symbols.buf;
+        for (int64_t i = 0; i < r; i++)
+            for (int64_t j = 0; j < c; j++, from += inner) {
+                int k = s.rows[i] << s.bits | s.columns[j];
+                uint8_t *to = (uint8_t *)out.buf + s.next[k];
+                int64_t *count = (int64_t *)counts.buf + 256 * k;
+                s.next[k] += inner;
+                for (int64_t m = 0; m < inner; m++) to[m] = from[m], count[from[m]]++;
+            }
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&symbols);
+    PyBuffer_Release(&rows);
+    PyBuffer_Release(&columns);
+    PyBuffer_Release(&starts);
+    PyBuffer_Release(&out);
+    PyBuffer_Release(&counts);
+    if (!ok) return NULL;
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(merge_classes_doc,
+"merge_classes(symbols, rows, columns, inner, row_classes, column_classes, bits, starts, out)\n\nReverses sort_classes.");
+static PyObject *py_merge_classes(PyObject *self, PyObject *args) {
+    Py_buffer symbols, rows, columns, starts, out;
+    Sorted s;
+    long long r, c, inner;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "y*LLLy*y*iy*w*", &symbols, &r, &c, &inner, &rows, &columns, &s.bits, &starts, &out))
+        return NULL;
+    s.grid = (Grid){r, c, inner};
+    int ok = sorted_places(&s, &rows, &columns, &starts, symbols.len) == 0;
+    if (ok && out.len < symbols.len) ok = !too_short("result");
+    if (ok) {
+        Py_BEGIN_ALLOW_THREADS
+        uint8_t *to = out.buf;
+        for (int64_t i = 0; i < r; i++)
+            for (int64_t j = 0; j < c; j++, to += inner) {
+                int k = s.rows[i] << s.bits | s.columns[j];
+                const uint8_t *from = (const uint8_t *)symbols.buf + s.next[k];
+                s.next[k] += inner;
+                for (int64_t m = 0; m < inner; m++) to[m] = from[m];
+            }
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&symbols);
+    PyBuffer_Release(&rows);
+    PyBuffer_Release(&columns);
+    PyBuffer_Release(&starts);
+    PyBuffer_Release(&out);
+    if (!ok) return NULL;
+    Py_RETURN_NONE;
+}
+
 /* -- the module --------------------------------------------------------------------------------------------------- */
 
 PyDoc_STRVAR(use_doc, "use(vectors) -> bool\n\nWhether to use AVX2 where the processor has it; returns whether it is used.");
@@ -1920,6 +2072,9 @@ static PyMethodDef methods[] = {
     {"gaps", py_gaps, METH_VARARGS, gaps_doc},
     {"place", py_place, METH_VARARGS, place_doc},
     {"dequantize", py_dequantize, METH_VARARGS, dequantize_doc},
+    {"activity", py_activity, METH_VARARGS, activity_doc},
+    {"sort_classes", py_sort_classes, METH_VARARGS, sort_classes_doc},
+    {"merge_classes", py_merge_classes, METH_VARARGS, merge_classes_doc},
     {"use", py_use, METH_VARARGS, use_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flwr_co3.by_scheme import encode as encode_by_scheme
-from flwr_co3.compress import Group, Plan, plan
+from flwr_co3.compress import Grid, Group, Plan, plan
 from flwr_co3.compress.frequencies import COST_BITS
 from flwr_co3.config import CO3Config
 from flwr_co3.convert import Cells, Converted, convert, keep
@@ -323,7 +323,7 @@ class Codec:
         converted = convert(
             fmt, update.sources, update.decay, scales, units, cells=of_tensors, rng=self._rng, kept=kept
         )
-        plans = [plan(group, fmt.edges, header.coder == "rans") for group in _groups(converted, scales, update)]
+        plans = [plan(group, fmt.edges, header.coder == "rans") for group in self._groups(converted, scales, update)]
         codes = None if cells is None else cells.codes
         parts = frame_parts(header, scales, plans, update.exact.values(), codes)
         group_bytes = np.array([plan.cost for plan in plans]) / (8 << COST_BITS)
@@ -334,6 +334,18 @@ class Codec:
             parts, scales, of_tensors, converted, _Losses(converted.squares, share * np.repeat(group_bytes, members))
         )
 
+    def _groups(self, converted: Converted, scales: Floats, update: Update) -> Iterator[Group]:
+        """Tensors that share a model, as the compressor wants them."""
+        starts = [*converted.starts.tolist(), converted.symbols.size]
+        for members, fits in zip(update.header.group_members, update.fits(scales), strict=True):
+            symbols = converted.symbols[starts[members.start] : starts[members.stop]]
+            counts = converted.counts[members.start]
+            if len(members) > 1:
+                counts = converted.counts[members.start : members.stop].sum(axis=0)
+            alone = len(members) == 1 and self.config.contexts
+            shape = update.header.tensors[update.header.lossy[members.start]].shape if alone else ()
+            yield Group(symbols, counts, update.header.format.zero, *fits, grid=Grid.of(shape))
+
 
 def _cells(scales: Floats, update: Update) -> Cells | None:
     """What becomes of the magnitudes of each group; None where levels are the nearest and decode to themselves."""
@@ -343,17 +355,6 @@ def _cells(scales: Floats, update: Update) -> Cells | None:
     starts = [tensors.start for tensors in members]
     same = np.minimum.reduceat(scales, starts) == np.maximum.reduceat(scales, starts)
     return update.quantizer.cells(update.counts, np.where(same, scales[starts], np.nan))
-
-
-def _groups(converted: Converted, scales: Floats, update: Update) -> Iterator[Group]:
-    """Tensors that share a model, as the compressor wants them."""
-    starts = [*converted.starts.tolist(), converted.symbols.size]
-    for members, fits in zip(update.header.group_members, update.fits(scales), strict=True):
-        symbols = converted.symbols[starts[members.start] : starts[members.stop]]
-        counts = converted.counts[members.start]
-        if len(members) > 1:
-            counts = converted.counts[members.start : members.stop].sum(axis=0)
-        yield Group(symbols, counts, update.header.format.zero, *fits)
 
 
 def _sums(values: Floats, lengths: Sequence[int]) -> Floats:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from flwr_co3.compress import (
     CODERS,
     MAX_MAGNITUDE,
+    Grid,
     Levels,
     Model,
     Part,
@@ -295,7 +296,8 @@ def frame_parts(
         models += plan.header
         if flags & _CENTROIDS and codes is not None and not plan.is_zero:
             _write_codes(models, codes[group])
-    return _assemble(header, flags, bytes(models), exact, write_stream(plans, header.coder))
+    version = 2 if any(plan.is_classed for plan in plans) else 1
+    return _assemble(header, flags, bytes(models), exact, write_stream(plans, header.coder), version)
 
 
 def write_scheme_frame(header: Header, models: bytes, coded: list[bytes], exact: Iterable[Array]) -> bytes:
@@ -311,8 +313,10 @@ def write_scheme_frame(header: Header, models: bytes, coded: list[bytes], exact:
     return b"".join(_assemble(header, _SCHEME, models, exact, coded))
 
 
-def _assemble(header: Header, flags: int, models: bytes, exact: Iterable[Array], coded: list[bytes]) -> list[bytes]:
-    """Put the sections of a frame in order."""
+def _assemble(
+    header: Header, flags: int, models: bytes, exact: Iterable[Array], coded: list[bytes], version: int = 1
+) -> list[bytes]:
+    """Put the sections of a frame in order, of a version that is at least this."""
     body = Writer()
     if header.known:
         reference, more = header.reference
@@ -331,7 +335,9 @@ def _assemble(header: Header, flags: int, models: bytes, exact: Iterable[Array],
         flags |= _EXACT_DEFLATED
         raw = smaller
     body.block(raw)
-    start = MAGIC + bytes([_version_for(flags & 0xFF)]) + flags.to_bytes(2 if header.known else 1, "little")
+    start = (
+        MAGIC + bytes([max(version, _version_for(flags & 0xFF))]) + flags.to_bytes(2 if header.known else 1, "little")
+    )
     parts = [start, bytes(body), *coded]
     checksum = 0
     for part in parts:
@@ -465,6 +471,7 @@ class FrameReader:
             self._header = Header(FloatFormat("fp4"), "rans", self.tensors, self.exact)
             return
         flags, body = _open(frame)
+        self._version = frame[3]
         if flags & _KNOWN_TABLE:
             self._header = header = _header_like(body, flags, like)
             self.tensors = {name: header.tensors[name] for name in like or ()}
@@ -530,7 +537,8 @@ class FrameReader:
         fmt = header.format
         zero, edges, packed = fmt.zero, fmt.edges, header.coder == "rans"
         for group, entries in zip(header.groups, header.group_entries, strict=True):
-            model = read_model(reader, entries, zero, edges, packed)
+            grid = Grid.of(self.tensors[group[0]].shape) if self._version > 1 and len(group) == 1 else None
+            model = read_model(reader, entries, zero, edges, packed, grid)
             self._models.append(model)
             if flags & _CENTROIDS and not isinstance(model, ZeroModel):
                 self._points.update(dict.fromkeys(group, points_of(fmt, _read_codes(reader, zero))))

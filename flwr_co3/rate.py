@@ -196,7 +196,8 @@ def suited(update: Update, formats: Sequence[tuple[FloatFormat, float]], bits: f
     if not update.header.known or _TABLE_BITS * len(update.header.groups) <= _TABLE_SHARE * bits:
         return update
     joined = update.joined()
-    gain = _Sizes(joined).scale_for(bits, joined.caps) > sizes.scale_for(bits, update.caps)
+    saved = 8 * (len(update.header.groups) - 1)  # a group of zeros takes a byte
+    gain = _Sizes(joined).scale_for(bits + saved, joined.caps) > sizes.scale_for(bits, update.caps)
     return joined if gain else update
 
 

@@ -1,5 +1,6 @@
 """Compress: level indices to bytes and back, without loss."""
 
+from flwr_co3.compress.classes import Grid
 from flwr_co3.compress.group import MAX_MAGNITUDE, Group, Model, Plan, ZeroModel, plan, read_model
 from flwr_co3.compress.levels import Levels, Part, divisible
 from flwr_co3.compress.levels import write as write_levels
@@ -12,6 +13,7 @@ __all__ = [
     "CODERS",
     "MAX_MAGNITUDE",
     "Fit",
+    "Grid",
     "Group",
     "Levels",
     "Model",

@@ -108,7 +108,9 @@ def compute_unit_optimal_scale(fmt: FloatFormat, shape: float) -> float:
     least = min(error for _, error in minima)
     start = next(point for point, error in minima if error <= least * _PLATEAU)
     fine: Floats = start + _FINE_STEP * np.arange(-8.0, 9.0)
-    point, _ = min(_minima(fine, distortion(fmt, model, 2.0**fine)), key=lambda minimum: minimum[1])
+    errors = distortion(fmt, model, 2.0**fine)
+    lowest = (float(fine[np.argmin(errors)]), float(errors.min()))  # where the error is so flat that it has no minimum
+    point, _ = min(_minima(fine, errors), key=lambda minimum: minimum[1], default=lowest)
     return float(2.0**point)
 
 
