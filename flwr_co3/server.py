@@ -1,6 +1,7 @@
 """What a Flower server adds to its app: a strategy that wraps the one it has."""
 
 import dataclasses
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,11 +11,16 @@ from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Result, Strategy
+from flwr.serverapp.strategy import (
+    DifferentialPrivacyServerSideAdaptiveClipping,
+    DifferentialPrivacyServerSideFixedClipping,
+    Result,
+    Strategy,
+)
 
 from flwr_co3._acknowledgements import Ledger
 from flwr_co3._average import averages
-from flwr_co3._downlink import Downlink
+from flwr_co3._downlink import downlink_of
 from flwr_co3._inbox import Inbox, Sent
 from flwr_co3._protocol import CONFIG_KEY, Order
 from flwr_co3._replies import SentModel, loaders, plain_record
@@ -24,6 +30,9 @@ from flwr_co3.config import CO3Config
 from flwr_co3.schemes.scheme import INCREMENT
 
 logger = getLogger("flwr.co3")
+
+_READING_REPLIES = (DifferentialPrivacyServerSideFixedClipping, DifferentialPrivacyServerSideAdaptiveClipping)
+_KEYS_DIFFER = "expects the keys in the ArrayRecord of the reply message to match"  # say Flower's mods
 
 # What CO3Strategy adds to
 STEPS = ("configure_train", "aggregate_train", "configure_evaluate", "aggregate_evaluate", "summary")
@@ -123,9 +132,7 @@ class CO3Strategy(Strategy):
                 "new run, without `resume`."
             )
         self.downlink = downlink
-        if downlink is None and whole is not None:
-            raise ValueError("CO3Strategy compresses whole models as part of a downlink: give `downlink` as well.")
-        self._downlink = None if downlink is None else Downlink(downlink, self._ledger, whole)
+        self._downlink = downlink_of(downlink, whole, self._ledger)
         self._sent: dict[int, list[Sent]] = {}
         self._tally = Tally()
         self._evaluation: Tally | None = None  # of a round of evaluation that went by the downlink
@@ -166,6 +173,7 @@ class CO3Strategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Configure the next round of training, and add the settings to each message."""
+        _refuse(sys._getframe(1).f_locals.get("self"))
         messages = list(self._inner("configure_train")(server_round, arrays, config, grid))
         self._sent, self._tally = defaultdict(list), Tally()
         models: dict[int, SentModel] = {}  # by record: most strategies send one and the same to all nodes
@@ -260,6 +268,13 @@ class CO3Strategy(Strategy):
         replies = list(replies)
         if self._downlink is not None:
             self._downlink.hear(replies)
+        for misplaced in sorted({mod for reply in replies if (mod := _misplaced_mod(reply))}):
+            logger.warning(
+                "The clients' %s found a compressed frame where it looks for weights, and refused to go on. It "
+                "belongs after CO3Mod: in ClientApp, write mods=[CO3Mod(), %s].",
+                misplaced,
+                misplaced,
+            )
         return replies
 
     def _inner(self, step: str) -> Callable[..., Any]:
@@ -278,6 +293,25 @@ class CO3Strategy(Strategy):
             for step in STEPS:
                 del own[step]
             own.update(before)
+
+
+def _refuse(caller: object) -> None:
+    """Raise ValueError if the steps are called by a wrapper that would take frames for weights.
+
+    A wrapper's constructor does not tell what it wraps, and it fails only once the first replies are there.
+    """
+    if isinstance(caller, _READING_REPLIES):
+        name = type(caller).__name__
+        raise ValueError(
+            f"{name} reads the clients' weights, and stands where they are still compressed. CO3Strategy is the "
+            f"outermost wrapper: Write CO3Strategy({name}(...), config)."
+        )
+
+
+def _misplaced_mod(reply: Message) -> str | None:
+    """Return the name of Flower's mod that failed because it stands before CO3Mod."""
+    reason = (reply.error.reason or "") if reply.has_error() else ""
+    return reason.split()[0] if _KEYS_DIFFER in reason else None
 
 
 def _layers(strategy: object) -> Iterator[Strategy]:

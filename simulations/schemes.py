@@ -33,7 +33,10 @@ _SCHEMES: dict[str, tuple[str, dict[str, Value]]] = {
 }
 
 _RATE = tuple(field.name for field in dataclasses.fields(RateLimit))
-_OVERRIDES = ("format", "coder", "scale", "memory-decay", "rounding", "reconstruction", "bits-per-parameter")
+_OVERRIDES = (
+    *("format", "coder", "scale", "memory-decay", "rounding", "reconstruction", "bits-per-parameter"),
+    *("downlink-bits", "downlink-whole"),
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class Scheme:
         As it stands in pictures and tables.
     config : CO3Config or None
         None: weights travel as they are.
+    downlink, whole : CO3Config or None
+        How the server compresses what changed, and the whole model; see :class:`flwr_co3.CO3Strategy`.
     outer_products : str or None
         The clients' weight gradients, as in the settings; None: as the settings say.
     uplink_seconds : float or None
@@ -57,6 +62,8 @@ class Scheme:
     name: str
     label: str
     config: CO3Config | None
+    downlink: CO3Config | None = None
+    whole: CO3Config | None = None
     outer_products: str | None = None
     uplink_seconds: float | None = None
 
@@ -72,7 +79,8 @@ def make_scheme(text: str, overrides: Mapping[str, Any] | None = None) -> Scheme
         those of :class:`flwr_co3.RateLimit` (``bits_per_parameter=0.1``) for its rate. Several patterns for
         ``exact`` are separated by ``|``, and so are the settings of ``outer_products=topk|k=8|memory_decay=1``,
         which replaces the one that the settings have for all schemes. ``uplink_seconds=2`` gives each client the
-        budget that its link carries in that time.
+        budget that its link carries in that time. ``downlink_bits=0.1`` limits the server's frames as well, and
+        ``downlink_whole=fp8`` is the format of the whole model with which each client starts.
     overrides : Mapping, optional
         Settings by key of the run config; an empty one leaves what the scheme says.
 
@@ -92,12 +100,12 @@ def make_scheme(text: str, overrides: Mapping[str, Any] | None = None) -> Scheme
                 f"The scheme {PLAIN!r} sends weights as they are and has no setting {next(iter(options))!r}. "
                 "Choose the scheme co3 to compress."
             )
-        return Scheme(text, _label("FedAvg (float32)", choice.options), None, products)
+        return Scheme(text, _label("FedAvg (float32)", choice.options), None, outer_products=products)
     others: dict[str, tuple[str, dict[str, Value]]] = {name: (name, {"scheme": name}) for name in scheme_names()}
     label, own = look_up({PLAIN: ("", {}), **_SCHEMES, **others}, choice.name, "scheme")
-    return Scheme(
-        text, _label(label, {**choice.options, **changed}), _config({**own, **options}, text), products, seconds
-    )
+    downlink, whole = _downlink(options, text)
+    label = _label(label, {**choice.options, **changed})
+    return Scheme(text, label, _config({**own, **options}, text), downlink, whole, products, seconds)
 
 
 def make_schemes(texts: list[str]) -> list[Scheme]:
@@ -157,6 +165,17 @@ def _outer_products(options: dict[str, Value]) -> str | None:
 def _label(label: str, options: Mapping[str, Value]) -> str:
     settings = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in options.items())
     return f"{label}, {settings}" if settings else label
+
+
+def _downlink(options: dict[str, Value], text: str) -> tuple[CO3Config | None, CO3Config | None]:
+    """Take the settings of the downlink out of ``options``: how changes are compressed, and the whole model."""
+    bits, number_format = options.pop("downlink_bits", None), options.pop("downlink_whole", None)
+    if bits is None:
+        if number_format is not None:
+            raise ValueError(f"The scheme {text!r} has downlink_whole, and no downlink_bits: give both.")
+        return None, None
+    whole = None if number_format is None else _config({"format": number_format}, text)
+    return _config({"bits_per_parameter": bits}, text), whole
 
 
 def _config(options: dict[str, Value], text: str) -> CO3Config:

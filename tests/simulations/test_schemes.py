@@ -29,6 +29,16 @@ def test_a_budget_becomes_the_rate() -> None:
     assert scheme.config is not None and scheme.config.rate == RateLimit(bits_per_parameter=0.1)
 
 
+def test_a_downlink_has_a_budget_and_perhaps_a_format_for_the_whole_model() -> None:
+    scheme = make_scheme("co3:bits_per_parameter=0.2,downlink_bits=0.1,downlink_whole=fp8")
+
+    assert scheme.config == CO3Config(rate=RateLimit(bits_per_parameter=0.2))
+    assert scheme.downlink == CO3Config(rate=RateLimit(bits_per_parameter=0.1))
+    assert scheme.whole == CO3Config(format="fp8")
+    assert make_scheme("co3", {"downlink-bits": 0.2}).downlink == CO3Config(rate=RateLimit(bits_per_parameter=0.2))
+    assert make_scheme("co3").downlink is None
+
+
 @pytest.mark.parametrize("name", ["fedavg", "co3-fp4"])
 def test_a_scheme_may_have_outer_products_of_its_own(name: str) -> None:
     scheme, plain = make_scheme(f"{name}:outer_products=topk|k=8|memory_decay=0.5"), make_scheme(name)
@@ -77,6 +87,10 @@ def test_default_stands_for_the_default_ones_and_none_comes_twice() -> None:
         ("co3:format=fp99", "The scheme 'co3:format=fp99' cannot be used: "),
         ("co3:memory_decay=2", "The scheme 'co3:memory_decay=2' cannot be used: "),
         ("co3:bits_per_parameter=-1", "cannot be used: "),
+        ("co3:downlink_bits=0", "cannot be used: "),
+        ("co3:downlink_bits=1,downlink_whole=fp99", "cannot be used: "),
+        ("co3:downlink_whole=fp8", "has downlink_whole, and no downlink_bits: give both"),
+        ("fedavg:downlink_bits=1", "has no setting 'downlink_bits'"),
     ],
 )
 def test_what_is_no_scheme_is_refused_with_a_sentence(text: str, message: str) -> None:
