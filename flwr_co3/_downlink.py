@@ -27,6 +27,7 @@ from flwr_co3._versions import Tensors, Version, advanced, difference, step
 from flwr_co3.codec import Codec
 from flwr_co3.config import CO3Config
 from flwr_co3.frame import EMPTY
+from flwr_co3.schemes.scheme import CLIENT
 
 logger = getLogger("flwr.co3")
 
@@ -72,6 +73,11 @@ class Downlink:
                 raise ValueError(
                     f"The downlink's memory_decay must be 1, not {each.memory_decay}: the server remembers what the "
                     "clients' model lacks by that model itself."
+                )
+            scheme = each.other_scheme
+            if scheme is not None and (scheme.memory != CLIENT or scheme.server() is not None):
+                raise ValueError(
+                    f"The scheme {scheme.name} can't be the downlink's: it needs more than an update and its memory."
                 )
         if callable(config.rate):
             raise ValueError(

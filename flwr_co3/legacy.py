@@ -107,6 +107,12 @@ class CO3LegacyStrategy(Strategy):
         self._ledger = Ledger(order.run) if resume is None else Ledger.read(resume)
         self._order = order._replace(run=self._ledger.run)
         self.config = order.config
+        scheme = self.config.other_scheme
+        if scheme is not None and scheme.server() is not None:
+            raise ValueError(
+                f"The scheme {scheme.name} keeps state on the server, for which CO3LegacyStrategy has no place: take "
+                "another scheme, or CO3Strategy."
+            )
         self._downlink = downlink_of(downlink, whole, self._ledger, packs=False)
         self._sent: dict[str, Sent] = {}
         self._tally = Tally()

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from flwr_co3 import CO3Config, RateLimit
+from flwr_co3.schemes import make_scheme as make_other_scheme
+from flwr_co3.schemes import scheme_class, scheme_names
 from simulations.choices import Value, look_up, parse_choice, parse_value
 from simulations.outer_products import parse_outer_products
 
@@ -72,7 +74,8 @@ def make_scheme(text: str, overrides: Mapping[str, Any] | None = None) -> Scheme
     Parameters
     ----------
     text : str
-        A name, and settings that replace the scheme's own: the fields of :class:`flwr_co3.CO3Config`, and
+        A name, of those above or of `flwr_co3.schemes.scheme_names`, and settings that replace the scheme's own: its
+        options (``qsgd:levels=16``), the fields of :class:`flwr_co3.CO3Config`, and
         those of :class:`flwr_co3.RateLimit` (``bits_per_parameter=0.1``) for its rate. Several patterns for
         ``exact`` are separated by ``|``, and so are the settings of ``outer_products=topk|k=8|memory_decay=1``,
         which replaces the one that the settings have for all schemes. ``uplink_seconds=2`` gives each client the
@@ -98,7 +101,8 @@ def make_scheme(text: str, overrides: Mapping[str, Any] | None = None) -> Scheme
                 "Choose the scheme co3 to compress."
             )
         return Scheme(text, _label("FedAvg (float32)", choice.options), None, outer_products=products)
-    label, own = look_up({PLAIN: ("", {}), **_SCHEMES}, choice.name, "scheme")
+    others: dict[str, tuple[str, dict[str, Value]]] = {name: (name, {"scheme": name}) for name in scheme_names()}
+    label, own = look_up({PLAIN: ("", {}), **_SCHEMES, **others}, choice.name, "scheme")
     downlink, whole = _downlink(options, text)
     label = _label(label, {**choice.options, **changed})
     return Scheme(text, label, _config({**own, **options}, text), downlink, whole, products, seconds)
@@ -182,16 +186,21 @@ def _downlink(options: dict[str, Value], text: str) -> tuple[CO3Config | None, C
 
 def _config(options: dict[str, Value], text: str) -> CO3Config:
     fields = [field.name for field in dataclasses.fields(CO3Config) if field.name != "rate"]
+    other = str(options.get("scheme", "co3"))
+    own = [] if other == "co3" else [field.name for field in dataclasses.fields(scheme_class(other))]
     rate: dict[str, Any] = {key: value for key, value in options.items() if key in _RATE}
     rest: dict[str, Any] = {key: value for key, value in options.items() if key not in _RATE}
-    unknown = [key for key in rest if key not in fields]
+    unknown = [key for key in rest if key not in fields and key not in own]
     if unknown:
         raise ValueError(
-            f"The scheme {text!r} has no setting {unknown[0]!r}; settings: {', '.join([*fields, *_RATE])}."
+            f"The scheme {text!r} has no setting {unknown[0]!r}; settings: {', '.join([*own, *fields, *_RATE])}."
         )
     if "exact" in rest:
         rest["exact"] = tuple(str(rest["exact"]).split("|"))
     try:
+        if other != "co3":
+            chosen = {key: rest.pop(key) for key in own if key in rest}
+            rest["scheme"] = make_other_scheme(other, **chosen)
         return CO3Config(**rest, rate=RateLimit(**rate) if rate else None)
     except (TypeError, ValueError) as error:
         raise ValueError(f"The scheme {text!r} cannot be used: {error}") from error

@@ -1,6 +1,8 @@
 import pytest
 
 from flwr_co3 import CO3Config, RateLimit
+from flwr_co3.schemes import make_scheme as make_other_scheme
+from flwr_co3.schemes import scheme_names
 from simulations.schemes import DEFAULT_SCHEMES, make_scheme, make_schemes
 
 
@@ -54,6 +56,17 @@ def test_the_run_config_overrides_what_it_sets() -> None:
     assert "memory decay 0.5" in scheme.label
 
 
+def test_every_other_scheme_can_be_chosen_with_its_options() -> None:
+    config = make_scheme("qsgd:levels=16,memory_decay=0").config
+    assert config == CO3Config(scheme=make_other_scheme("qsgd", levels=16), memory_decay=0)
+    config = make_scheme("topk:bits_per_parameter=0.1").config
+    assert config == CO3Config(scheme=make_other_scheme("topk"), rate=RateLimit(bits_per_parameter=0.1))
+    assert make_scheme("cast:dtype=float16").label == "cast, dtype float16"
+    for name in set(scheme_names()) - {"nncodec"}:
+        config = make_scheme(name).config
+        assert config is not None and config.other_scheme == make_other_scheme(name)
+
+
 def test_default_stands_for_the_default_ones_and_none_comes_twice() -> None:
     names = [scheme.name for scheme in make_schemes(["co3-fp4", "default", "co3-fp4-0.1bit-no-memory"])]
 
@@ -68,6 +81,9 @@ def test_default_stands_for_the_default_ones_and_none_comes_twice() -> None:
         ("fedavg:scale=3", "'fedavg' sends weights as they are and has no setting 'scale'"),
         ("fedavg:outer_products=topk", "don't say how many are computed"),
         ("co3:scales=3", "has no setting 'scales'; settings: format, "),
+        ("qsgd:level=3", "has no setting 'level'; settings: levels, format, "),
+        ("qsgd:levels=0", "cannot be used: The scheme qsgd's levels must be a number within 1 to "),
+        ("qsgd:format=fp8", "cannot be used: CO3Config format is for the scheme co3"),
         ("co3:format=fp99", "The scheme 'co3:format=fp99' cannot be used: "),
         ("co3:memory_decay=2", "The scheme 'co3:memory_decay=2' cannot be used: "),
         ("co3:bits_per_parameter=-1", "cannot be used: "),
