@@ -6,7 +6,7 @@ from scipy import special
 
 Floats = npt.NDArray[np.float64]
 
-_BINS = 700
+_BINS = 350
 _PASSES = 500
 
 

@@ -25,7 +25,7 @@ ROUNDINGS = ("nearest", "stochastic", "rd")
 RECONSTRUCTIONS = ("level", "centroid")
 
 #: What a bit is worth, in squared steps: the slope of an entropy-coded uniform quantiser's squared error over its bits
-#: (step^2 / 12, falling by 2^-2 a bit). It serves at low rates too: docs/quantisers.md.
+#: (step^2 / 12, falling by 2^-2 a bit). It serves at low rates too: `benchmarks.quantisers`.
 BIT_WORTH = math.log(2) / 6
 
 _PASSES = 6  # edges follow from the levels' frequencies, which follow from the edges

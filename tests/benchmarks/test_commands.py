@@ -17,6 +17,7 @@ from benchmarks import (
     peers,
     quantisers,
     regressions,
+    server_memory,
     shannon,
     size,
     startup,
@@ -160,6 +161,20 @@ def test_what_is_measured_for_the_baseline_is_positive_and_can_be_measured_in_pa
     assert all(speed > 0 for speed in speeds.values())
 
 
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux only")
+def test_server_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    server_memory.main(1_000_000, "3,9", "0.1 bit", "FedAvg;FedMedian", Form.JSON)
+
+    found = rows(capsys)
+    assert [(row["strategy"], row["replies"]) for row in found] == [
+        (name, replies) for name in ("FedAvg", "FedMedian") for replies in (3, 9)
+    ]
+    for row in found:
+        assert_positive(row)
+    with pytest.raises(ValueError, match="There is no strategy 'FedSGD'"):
+        server_memory.main(1_000_000, "3", "0.1 bit", "FedSGD", Form.JSON)
+
+
 def test_budgets(capsys: pytest.CaptureFixture[str]) -> None:
     budgets.main("5000", "0.1,1,6", 2, "", Form.JSON)
 
@@ -172,7 +187,8 @@ def test_budgets(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_quantisers(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shannon, "_BINS", 120)  # a coarse bound is quick
-    monkeypatch.setattr(quantisers, "_STEPS", quantisers._STEPS[::3])
+    monkeypatch.setattr(quantisers, "_SLOPES", quantisers._SLOPES[::2])
+    monkeypatch.setattr(quantisers, "_STEPS", quantisers._STEPS[::9])
     quantisers.main("0.8", 20_000, "", "0.243,0.8", None, Form.JSON)
 
     for row in rows(capsys):
