@@ -112,6 +112,9 @@ def compare(
 @app.command()
 def aop(
     dataset: Annotated[str, typer.Option(help="MNIST: a local folder, or its name on the Hub.")] = "ylecun/mnist",
+    rows: Annotated[
+        str, typer.Option(help='Rows of the table, such as "exact; topk, memory; topk".', show_default="all")
+    ] = "",
     runs: Annotated[int, typer.Option(help="Runs of each entry, with the seeds 0, 1, ...")] = 10,
     epochs: Annotated[int, typer.Option(help="Epochs of a run.")] = 30,
     once: Annotated[
@@ -122,7 +125,7 @@ def aop(
     """Train the MNIST table of Mem-AOP-GD (arXiv:2110.09164) again, and show it beside the published one."""
     from simulations.aop import reproduce
 
-    _console.print(reproduce(dataset, runs=runs, epochs=epochs, twice=not once, parallel=parallel))
+    _console.print(reproduce(dataset, rows=rows, runs=runs, epochs=epochs, twice=not once, parallel=parallel))
 
 
 @app.command()
