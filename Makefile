@@ -24,11 +24,11 @@ help:  ## what can be made
 venv: $(STAMP)  ## .venv with the package and everything pinned in requirements.txt
 
 run: $(STAMP)  ## the default comparison of schemes: a table, results.json and an HTML report
-	$(RUN) -m simulations compare
+	$(RUN) -m simulations compare --fresh
 
 test: $(STAMP)  ## all tests and doctests
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -m "not ray" -n $(WORKERS) --dist worksteal
-	$(RUN) -m pytest -q -m ray
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -m "not ray and not deployment" -n $(WORKERS) --dist worksteal
+	$(RUN) -m pytest -q -m "ray or deployment"
 
 bench: $(STAMP)  ## a short selection of the benchmarks: a few minutes
 	$(RUN) -m benchmarks.codec --entries 1000000 --settings "fp4,fp8,0.1 bit"

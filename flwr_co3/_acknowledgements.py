@@ -14,6 +14,7 @@ from flwr_co3._course import Course
 from flwr_co3._protocol import Order
 from flwr_co3.codec import Codec
 from flwr_co3.correct import ErrorMemory, LastUpdate
+from flwr_co3.frame import TensorSpec
 
 logger = getLogger("flwr.co3")
 
@@ -85,7 +86,7 @@ class Ledger:
             ) from error
 
 
-def settle(memory: ErrorMemory, last: LastUpdate | None, order: Order) -> ErrorMemory:
+def settle(memory: ErrorMemory, last: LastUpdate | None, order: Order, like: Mapping[str, TensorSpec]) -> ErrorMemory:
     """Bring a client's memory to what holds now that the server has said what it aggregated.
 
     Parameters
@@ -96,6 +97,8 @@ def settle(memory: ErrorMemory, last: LastUpdate | None, order: Order) -> ErrorM
         That update.
     order : Order
         What the server says now.
+    like : Mapping[str, TensorSpec]
+        The model's tensors as they travel.
 
     Returns
     -------
@@ -119,7 +122,7 @@ def settle(memory: ErrorMemory, last: LastUpdate | None, order: Order) -> ErrorM
     if order.seen == update_id(last.turn, last.frame):
         return memory
     if order.seen == last.base:
-        _put_back(memory, last.frame)
+        _put_back(memory, last.frame, like)
         return memory
     logger.warning(
         "CO3's error memory is not of the update that the server aggregated last, and starts empty. It was restored "
@@ -128,9 +131,9 @@ def settle(memory: ErrorMemory, last: LastUpdate | None, order: Order) -> ErrorM
     return ErrorMemory(memory.decay, memory.dtype)
 
 
-def _put_back(memory: ErrorMemory, frame: bytes) -> None:
+def _put_back(memory: ErrorMemory, frame: bytes, like: Mapping[str, TensorSpec]) -> None:
     try:
-        memory.put_back(Codec().decode(frame))
+        memory.put_back(Codec().decode(frame, like=like))
     except Exception as error:  # perhaps kept by another version; training goes on
         logger.warning("CO3 cannot put the last update, which was lost, back into its error memory: %s", error)
     else:

@@ -295,8 +295,10 @@ AVX2 static void count_avx2(const uint8_t *symbols, int levels, uint32_t histogr
 }
 #endif
 
-/* Signed level indices of a full block of scaled values; see FloatFormat._round. */
-INLINE void round_block(const float *v, float factor, Format f, const int32_t *nudge, int32_t *index) {
+/* Signed level indices of a full block of scaled values; see FloatFormat._round. With edges, what is below its level's
+ * edge goes to the level below. */
+INLINE void round_block(const float *v, float factor, Format f, const float *edges, const int32_t *nudge,
+                        int32_t *index) {
     const int32_t dropped = 23 - f.mantissa, below = 1 << dropped;
     const float smallest_normal = ldexpf(1.0f, 1 - f.bias), to_index = ldexpf(1.0f, f.mantissa - 1 + f.bias);
     const float to_share = 1.0f / (float)below;
@@ -311,6 +313,11 @@ INLINE void round_block(const float *v, float factor, Format f, const int32_t *n
         v8f subnormal = (v8f)min8(magnitude, smallest) * to_index;
         subnormal += __builtin_convertvector(add, v8f) * to_share;
         v8i level = min8(__builtin_convertvector(subnormal, v8i) + normal - offset, largest);
+        if (edges) {
+            v8f edge;
+            for (int k = 0; k < 8; k++) edge[k] = edges[level[k]];
+            level += (v8f)magnitude < edge;
+        }
         store8i(index + i, (level ^ sign) - sign);
     }
 }
@@ -319,6 +326,7 @@ typedef struct {
     Source source;
     float factor;         /* what values are multiplied by before rounding */
     const float *values;  /* what each magnitude decodes to */
+    const float *edges;   /* where each magnitude begins, as scaled values; or NULL: midway from the one below */
     const int32_t *nudge; /* of stochastic rounding, or NULL */
     float *kept;          /* where the new memory goes, or NULL */
     uint8_t *symbols;
@@ -328,10 +336,18 @@ typedef struct {
 } Conversion;
 
 #ifdef HAVE_AVX2
+/* Numbers from a table, one by one: faster than the instruction for it. */
+__attribute__((always_inline, target("avx2,popcnt"))) static inline __m256 gather_avx2(const float *table, __m256i at) {
+    int32_t index[8];
+    _mm256_storeu_si256((__m256i *)index, at);
+    return _mm256_setr_ps(table[index[0]], table[index[1]], table[index[2]], table[index[3]], table[index[4]],
+                          table[index[5]], table[index[6]], table[index[7]]);
+}
+
 /* A full block from `start` on, as convert_block does it, but in one go. The flags are constants where it is inlined. */
 __attribute__((always_inline, target("avx2,popcnt"))) static inline void
 convert_block_avx2(const Conversion *c, Format f, int64_t start, const int32_t *nudge, uint8_t *symbols, const int few,
-                   const int add_error, const int keep) {
+                   const int add_error, const int keep, const int decide) {
     const int32_t dropped = 23 - f.mantissa, half = 1 << (dropped - 1);
     const __m256 factor = _mm256_set1_ps(c->factor), decay = _mm256_set1_ps(c->source.decay);
     const __m256 unit = _mm256_set1_ps(c->unit), one_half = _mm256_set1_ps(0.5f);
@@ -345,6 +361,8 @@ convert_block_avx2(const Conversion *c, Format f, int64_t start, const int32_t *
     float padded[8] = {0};
     memcpy(padded, c->values, (few ? f.zero + 1 : 8) * sizeof(float));
     const __m256 table = _mm256_loadu_ps(padded);
+    if (decide) memcpy(padded, c->edges, (few ? f.zero + 1 : 8) * sizeof(float));
+    const __m256 edges = _mm256_loadu_ps(padded);
     __m256 squares = _mm256_setzero_ps();
     for (int i = 0; i < BLOCK; i += 32) {
         __m256i levels[4];
@@ -364,16 +382,12 @@ convert_block_avx2(const Conversion *c, Format f, int64_t start, const int32_t *
             __m256 subnormal = _mm256_mul_ps(_mm256_castsi256_ps(_mm256_min_epi32(magnitude, smallest)), to_index);
             __m256i level = _mm256_add_epi32(_mm256_cvttps_epi32(_mm256_add_ps(subnormal, share)), normal);
             level = _mm256_min_epi32(level, largest);
-            __m256 value;
-            if (few)
-                value = _mm256_permutevar8x32_ps(table, level);
-            else {
-                int32_t index[8];
-                _mm256_storeu_si256((__m256i *)index, level);
-                value = _mm256_setr_ps(c->values[index[0]], c->values[index[1]], c->values[index[2]],
-                                       c->values[index[3]], c->values[index[4]], c->values[index[5]],
-                                       c->values[index[6]], c->values[index[7]]);
+            if (decide) {
+                __m256 edge = few ? _mm256_permutevar8x32_ps(edges, level) : gather_avx2(c->edges, level);
+                __m256 below = _mm256_cmp_ps(_mm256_castsi256_ps(magnitude), edge, _CMP_LT_OQ);
+                level = _mm256_add_epi32(level, _mm256_castps_si256(below));
             }
+            __m256 value = few ? _mm256_permutevar8x32_ps(table, level) : gather_avx2(c->values, level);
             levels[k] = _mm256_sign_epi32(level, bits);
             value = _mm256_or_ps(value, _mm256_castsi256_ps(_mm256_andnot_si256(no_sign, levels[k])));
             __m256 left = _mm256_sub_ps(v, value);
@@ -394,11 +408,13 @@ convert_block_avx2(const Conversion *c, Format f, int64_t start, const int32_t *
 AVX2 static void convert_full_block(const Conversion *c, Format f, int64_t start, const int32_t *nudge,
                                     uint8_t *symbols) {
     const int few = f.zero < 8, error = c->source.error != NULL, keep = c->kept != NULL;
-    if (nudge || error != keep) convert_block_avx2(c, f, start, nudge, symbols, few, error, keep);
-    else if (few && keep) convert_block_avx2(c, f, start, NULL, symbols, 1, 1, 1);
-    else if (few) convert_block_avx2(c, f, start, NULL, symbols, 1, 0, 0);
-    else if (keep) convert_block_avx2(c, f, start, NULL, symbols, 0, 1, 1);
-    else convert_block_avx2(c, f, start, NULL, symbols, 0, 0, 0);
+    if (c->edges && few) convert_block_avx2(c, f, start, NULL, symbols, 1, error, keep, 1);
+    else if (c->edges) convert_block_avx2(c, f, start, NULL, symbols, 0, error, keep, 1);
+    else if (nudge || error != keep) convert_block_avx2(c, f, start, nudge, symbols, few, error, keep, 0);
+    else if (few && keep) convert_block_avx2(c, f, start, NULL, symbols, 1, 1, 1, 0);
+    else if (few) convert_block_avx2(c, f, start, NULL, symbols, 1, 0, 0, 0);
+    else if (keep) convert_block_avx2(c, f, start, NULL, symbols, 0, 1, 1, 0);
+    else convert_block_avx2(c, f, start, NULL, symbols, 0, 0, 0, 0);
 }
 #endif
 
@@ -413,7 +429,7 @@ INLINE void convert_block(const Conversion *c, Format f, int64_t start, int64_t 
         memset(v, 0, sizeof v);
         for (int64_t i = 0; i < n; i++) v[i] = compensated1(c->source, start + i);
     }
-    round_block(v, c->factor, f, nudge, index);
+    round_block(v, c->factor, f, c->edges, nudge, index);
     look_up(index, c->values, value);
     for (int64_t i = 0; i < n; i++) symbols[i] = (uint8_t)(index[i] + f.zero);
     double square = 0;
@@ -458,19 +474,20 @@ static void convert_segment(Conversion c, Format f, Segment run, uint32_t *count
 
 PyDoc_STRVAR(convert_doc,
 "convert(updates, errors, decay, segments, factors, units, values, format, nudge, symbols, starts, kept, counts,\n"
-"        squares)\n\n"
+"        squares, edges)\n\n"
 "Level symbols of each segment at symbols[starts[tensor] + entry], how often each occurs (uint32 rows of 2 zero + 1),\n"
 "the squared error (float64, the error multiplied by the tensor's unit) and, where kept is a list, the new memory.\n"
-"factors, units: float32, one a tensor. values: float32 rows of zero + 1. format: (mantissa, bias, zero). nudge: int32 of the only segment's entries, or None.");
+"factors, units: float32, one a tensor. values, edges: float32 rows of zero + 1; edges\n"
+"may be None. format: (mantissa, bias, zero). nudge: int32 of the only segment's entries, or None.");
 static PyObject *py_convert(PyObject *self, PyObject *args) {
-    PyObject *updates_list, *errors_list, *kept_list, *nudge_object;
-    Py_buffer segments, factors, units, values, symbols, starts, counts, squares, nudge = {0};
+    PyObject *updates_list, *errors_list, *kept_list, *edges_object, *nudge_object;
+    Py_buffer segments, factors, units, values, symbols, starts, counts, squares, edges = {0}, nudge = {0};
     double decay;
     Format f;
     (void)self;
-    if (!PyArg_ParseTuple(args, "OOdy*y*y*y*(iii)Ow*y*Ow*w*", &updates_list, &errors_list, &decay, &segments, &factors,
+    if (!PyArg_ParseTuple(args, "OOdy*y*y*y*(iii)Ow*y*Ow*w*O", &updates_list, &errors_list, &decay, &segments, &factors,
                           &units, &values, &f.mantissa, &f.bias, &f.zero, &nudge_object, &symbols, &starts, &kept_list,
-                          &counts, &squares))
+                          &counts, &squares, &edges_object))
         return NULL;
     Buffers updates = {0}, errors = {0}, kept = {0};
     Py_ssize_t count = segments.len / sizeof(Segment), levels = 2 * f.zero + 1;
@@ -479,6 +496,7 @@ static PyObject *py_convert(PyObject *self, PyObject *args) {
     int ok = acquire(updates_list, PyBUF_SIMPLE, &updates) == 0 && acquire(errors_list, PyBUF_SIMPLE, &errors) == 0 &&
              acquire(kept_list, PyBUF_WRITABLE, &kept) == 0 &&
              check_segments(runs, count, &updates, &errors) == 0 && check_segments(runs, count, &updates, &kept) == 0 &&
+             (edges_object == Py_None || PyObject_GetBuffer(edges_object, &edges, PyBUF_SIMPLE) == 0) &&
              (nudge_object == Py_None || PyObject_GetBuffer(nudge_object, &nudge, PyBUF_SIMPLE) == 0);
     Py_ssize_t tensors = updates.count;
     /* Within these bounds no level lies below 0 or above f.zero; see FloatFormat. */
@@ -488,12 +506,17 @@ static PyObject *py_convert(PyObject *self, PyObject *args) {
     }
     if (ok && (f.zero < 1 || f.zero > 127 || factors.len < tensors * 4 ||
                units.len < tensors * 4 || starts.len < tensors * 8 ||
-               values.len < tensors * (f.zero + 1) * 4 || counts.len < count * levels * 4 || squares.len < count * 8))
+               values.len < tensors * (f.zero + 1) * 4 || (edges.obj && edges.len < values.len) || counts.len < count * levels * 4 || squares.len < count * 8))
         ok = !too_short("table or result");
     for (Py_ssize_t k = 0; ok && k < count; k++)
         if (at[runs[k].tensor] < 0 || at[runs[k].tensor] > symbols.len - runs[k].stop ||
             (nudge.obj && nudge.len / 4 < runs[k].stop - runs[k].start))
             ok = !too_short("room for symbols");
+    for (Py_ssize_t t = 0; ok && edges.obj && t < tensors; t++)
+        if (!(((const float *)edges.buf)[t * (f.zero + 1)] <= 0)) {
+            PyErr_SetString(PyExc_ValueError, "There is no level below 0.");
+            ok = 0;
+        }
     for (Py_ssize_t i = 0; ok && nudge.obj && i < nudge.len / 4; i++) {
         int32_t drawn = ((const int32_t *)nudge.buf)[i];
         if (drawn < 0 || drawn >= 1 << (23 - f.mantissa)) {
@@ -506,7 +529,8 @@ static PyObject *py_convert(PyObject *self, PyObject *args) {
         for (Py_ssize_t k = 0; k < count; k++) {
             int64_t t = runs[k].tensor;
             Conversion c = {{data_of(&updates, t), data_of(&errors, t), (float)decay},
-                            ((const float *)factors.buf)[t], (const float *)values.buf + t * (f.zero + 1), nudge.buf,
+                            ((const float *)factors.buf)[t], (const float *)values.buf + t * (f.zero + 1),
+                            edges.obj ? (const float *)edges.buf + t * (f.zero + 1) : NULL, nudge.buf,
                             data_of(&kept, t), (uint8_t *)symbols.buf + at[t],
                             ((const float *)units.buf)[t], (double *)squares.buf + k, NULL};
             uint32_t *row = (uint32_t *)counts.buf + k * levels;
@@ -514,6 +538,7 @@ static PyObject *py_convert(PyObject *self, PyObject *args) {
         }
         Py_END_ALLOW_THREADS
     }
+    if (edges.obj) PyBuffer_Release(&edges);
     if (nudge.obj) PyBuffer_Release(&nudge);
     release(&updates);
     release(&errors);

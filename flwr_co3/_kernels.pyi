@@ -23,6 +23,7 @@ def convert(
     kept: Buffers,
     counts: Buffer,
     squares: Buffer,
+    edges: Buffer | None,
     /,
 ) -> None: ...
 def keep(

@@ -12,6 +12,7 @@ CONFIG_KEY = "co3"  # in a train message's config: CO3Config.to_json()
 RUN_KEY = "co3-run"  # beside it: a random token, the same for all of a run
 TURN_KEY = "co3-turn"  # beside it: the train message's number, rising within a run
 SEEN_KEY = "co3-seen"  # beside it: the node's update that was aggregated last; not there if none was
+KNOWN_KEY = "co3-known"  # beside it: whether the server knows the tensors, so that frames need not name them
 MODEL_KEY = "co3-model"  # in a train or evaluation message's config: the version of the model that it brings
 BASE_KEY = "co3-base"  # beside it: the version that its frames start from; not there if it brings the whole model
 FRAME_KEY = "co3"  # the one entry of a compressed reply's ArrayRecord
@@ -33,6 +34,7 @@ class Order(NamedTuple):
     run: str  # an error memory of another run is not used
     turn: int | None = None  # None where the server does not say what it aggregated
     seen: bytes | None = None  # the node's update that was aggregated last; None if none was
+    known: bool = False  # whether the server knows the tensors; older ones don't say so
 
     @classmethod
     def draw(cls, config: CO3Config | None) -> "Order":
@@ -46,7 +48,7 @@ class Order(NamedTuple):
         config = CO3Config() if config is None else config
         if not isinstance(config, CO3Config):
             raise ValueError(f"The config of a CO3 strategy must be a CO3Config, not {config!r}.")
-        return cls(config, secrets.token_hex(8))
+        return cls(config, secrets.token_hex(8), known=True)
 
     @classmethod
     def read(cls, config: Mapping[str, object]) -> "Order":
@@ -63,7 +65,7 @@ class Order(NamedTuple):
             raise ValueError(_unexpected(TURN_KEY, turn, "a number above 0"))
         if not isinstance(seen, (bytes, type(None))):
             raise ValueError(_unexpected(SEEN_KEY, seen, "bytes"))
-        return cls(settings, run, turn, seen)
+        return cls(settings, run, turn, seen, config.get(KNOWN_KEY) is True)
 
     def write(self) -> dict[str, str | int | bytes]:
         """Write the order as entries of a message's config."""
@@ -72,6 +74,8 @@ class Order(NamedTuple):
             entries[TURN_KEY] = self.turn
         if self.seen is not None:
             entries[SEEN_KEY] = self.seen
+        if self.known:
+            entries[KNOWN_KEY] = True
         return entries
 
 

@@ -14,6 +14,7 @@ from flwr_co3._keeping import Keeper
 from flwr_co3._protocol import ClientStats, Order
 from flwr_co3.codec import Codec
 from flwr_co3.correct import ErrorMemory, Kept, LastUpdate
+from flwr_co3.frame import TensorSpec
 from flwr_co3.rate import RateLimit
 
 Tensors: TypeAlias = Iterable[tuple[str, NDArray[Any], NDArray[Any]]]  # name, received, new
@@ -61,11 +62,13 @@ def compress(tensors: Tensors, order: Order, keeper: Keeper | None, rate: RateLi
         else:
             lossy[name] = _difference(new, received)
 
-    memory = _load(keeper, order, lossy)
-    start = time.perf_counter()
     update = exact | lossy
+    memory = _load(keeper, order, lossy, {name: TensorSpec.of(array) for name, array in update.items()})
+    start = time.perf_counter()
     limit = None if rate is None else rate.bytes_for(sum(array.size for array in update.values()))
-    encoded = codec.compress(update, memory=memory, max_bytes=limit)
+    # FedAvg makes fractions of whole numbers. What is put back then would refer to a table that nobody has any more.
+    known = order.known and all(array.dtype.kind == "f" for array in update.values())
+    encoded = codec.compress(update, memory=memory, max_bytes=limit, known=known)
     seconds = time.perf_counter() - start
 
     _save(keeper, order, memory, encoded.frame)
@@ -103,7 +106,9 @@ def _difference(new: NDArray[Any], received: NDArray[Any]) -> NDArray[Any]:
         return np.asarray(np.subtract(new, received, dtype=dtype))  # numpy makes scalars of 0-d arrays
 
 
-def _load(keeper: Keeper | None, order: Order, lossy: Mapping[str, NDArray[Any]]) -> ErrorMemory:
+def _load(
+    keeper: Keeper | None, order: Order, lossy: Mapping[str, NDArray[Any]], like: Mapping[str, TensorSpec]
+) -> ErrorMemory:
     """Make the memory for these tensors, with what the server did not aggregate; without one kept it is empty."""
     decay, dtype = order.config.memory_decay, order.config.memory_dtype
     memory, last = ErrorMemory(decay, dtype), None
@@ -113,7 +118,7 @@ def _load(keeper: Keeper | None, order: Order, lossy: Mapping[str, NDArray[Any]]
             memory, last = _finite(ErrorMemory.adopt(decay, dtype, dict(_fitting(kept, lossy)))), kept.last
         except Exception as error:  # whatever is wrong with it, training goes on
             logger.warning("CO3's error memory cannot be used, and starts empty: %s", error)
-    return settle(memory, last, order)
+    return settle(memory, last, order, like)
 
 
 def _finite(memory: ErrorMemory) -> ErrorMemory:

@@ -11,15 +11,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from flwr_co3.by_scheme import encode as encode_by_scheme
 from flwr_co3.compress import Group, Plan, plan
 from flwr_co3.compress.frequencies import COST_BITS
 from flwr_co3.config import CO3Config
-from flwr_co3.convert import Converted, convert, keep
+from flwr_co3.convert import Cells, Converted, convert, keep
 from flwr_co3.correct import ErrorMemory
 from flwr_co3.frame import EMPTY, FrameReader, TensorSpec, numpy_dtype, write_frame
 from flwr_co3.gennorm import GenNorm
 from flwr_co3.moments import BLOCK
-from flwr_co3.rate import largest_within
+from flwr_co3.rate import largest_within, suited
+from flwr_co3.schemes.scheme import SERVER, Scheme
 from flwr_co3.update import Update, is_exact
 
 Array = npt.NDArray[Any]
@@ -70,7 +72,7 @@ class Encoded:
     @cached_property
     def sent(self) -> dict[str, Array]:
         """What decoding gives; zeros for tensors that a tiny budget left out. Decoded when it is first asked for."""
-        specs = self._update.header.tensors
+        specs = {name: self._update.header.tensors[name] for name in self._update.tensors}
         reader = FrameReader(self.frame, like=specs)
         if not reader.tensors:
             return {name: np.zeros(spec.shape, numpy_dtype(spec.dtype)) for name, spec in specs.items()}
@@ -90,7 +92,8 @@ class Encoded:
         update = self._update
         lossy = {name: k for k, name in enumerate(update.header.lossy)}
         tensors = {}
-        for name, spec in update.header.tensors.items():
+        for name in update.tensors:
+            spec = update.header.tensors[name]
             if name in lossy:
                 tensors[name] = self._report_of(lossy[name])
             else:
@@ -117,6 +120,7 @@ class _Attempt(NamedTuple):
 
     frame: bytes
     scales: Floats
+    cells: Cells | None  # of each tensor
     converted: Converted
     losses: _Losses
 
@@ -146,8 +150,9 @@ class Codec:
     def __init__(self, config: CO3Config | None = None, *, seed: int | None = None) -> None:
         self.config = CO3Config() if config is None else config
         self._limit = self.config.limit
-        self._format = self.config.float_format
         self._rng = np.random.default_rng(seed) if self.config.rounding == "stochastic" else None
+        self._scheme = self.config.other_scheme
+        self._scheme_rng = np.random.default_rng(seed)
 
     def encode(self, update: Mapping[str, Array]) -> bytes:
         """Encode an update; see `compress`, which tells more of what it did."""
@@ -184,7 +189,12 @@ class Codec:
         return is_exact(name, array, self.config)
 
     def compress(
-        self, update: Mapping[str, Array], *, memory: ErrorMemory | None = None, max_bytes: int | None = None
+        self,
+        update: Mapping[str, Array],
+        *,
+        memory: ErrorMemory | None = None,
+        max_bytes: int | None = None,
+        known: bool = False,
     ) -> Encoded:
         """Encode an update, with what its memory holds, and keep what that loses.
 
@@ -199,6 +209,9 @@ class Codec:
             update that is refused.
         max_bytes : int, optional
             Another hard limit on the frame, besides the config's; the tighter one holds.
+        known : bool (default: False)
+            Whether the receiver knows names, dtypes and shapes of the tensors. The frame is smaller then, and can only
+            be decoded with them as `like`.
 
         Returns
         -------
@@ -216,7 +229,9 @@ class Codec:
         limited = max_bytes is not None or self._limit is not None
         if memory is not None and not memory.decay:
             memory = None
-        checked = Update.of(update, self.config, memory, budget=limited)
+        if self._scheme is not None:
+            return self._by_scheme(self._scheme, update, memory, max_bytes, known)
+        checked = Update.of(update, self.config, memory, budget=limited, known=known)
         if limited:
             return self._within(self._budget(checked.parameters, max_bytes), checked, memory)
         if self.config.scale == "optimal":
@@ -228,6 +243,26 @@ class Codec:
         if memory is not None and kept is not None:
             _replace(memory, checked, kept)
         return Encoded(attempt.frame, checked, attempt.losses)
+
+    def _by_scheme(
+        self,
+        scheme: Scheme,
+        update: Mapping[str, Array],
+        memory: ErrorMemory | None,
+        max_bytes: int | None,
+        known: bool,
+    ) -> Encoded:
+        """Encode by another scheme than CO3."""
+        if scheme.memory == SERVER:
+            memory = None
+        checked = Update.of(update, self.config, memory, known=known)
+        limited = max_bytes is not None or self._limit is not None
+        budget = self._budget(checked.parameters, max_bytes) if limited else None
+        nothing = self._frame_of_zeros(checked)
+        sent = encode_by_scheme(scheme, checked, memory, self._scheme_rng, budget, nothing)
+        entries = checked.moments.entries
+        coded = max(len(sent.frame) - len(nothing), 0)
+        return Encoded(sent.frame, checked, _Losses(sent.squares, coded * entries / max(float(entries.sum()), 1.0)))
 
     def _budget(self, parameters: int, max_bytes: int | None) -> int:
         limits = [] if max_bytes is None else [max_bytes]
@@ -241,13 +276,23 @@ class Codec:
         if len(nothing) > budget:
             nothing, best = EMPTY, None
         else:
+            update = suited(update, self.config.formats, 8 * (budget - len(nothing)))
+            nothing = self._frame_of_zeros(update)
             best = largest_within(budget, len(nothing), update, lambda scales: self._at(scales, update, None))
         if memory is not None:
             kept = _places(update, memory)
             if best is None:
                 _keep_all(update, kept)
             else:
-                keep(self._format, update.sources, update.decay, best.scales, best.converted, kept)
+                keep(
+                    update.header.format,
+                    update.sources,
+                    update.decay,
+                    best.scales,
+                    best.converted,
+                    kept,
+                    cells=best.cells,
+                )
             _replace(memory, update, kept)
         if best is not None:
             return Encoded(best.frame, update, best.losses)
@@ -261,18 +306,33 @@ class Codec:
 
     def _at(self, scales: Floats, update: Update, kept: list[Array] | None) -> _Attempt:
         """Encode at a scale for each tensor that is converted."""
-        header = update.header
+        header, fmt = update.header, update.header.format
         units = np.where(update.moments.peak > 0, update.moments.peak, 1.0)
-        converted = convert(self._format, update.sources, update.decay, scales, units, rng=self._rng, kept=kept)
-        plans = [
-            plan(group, self._format.edges, header.coder == "rans") for group in _groups(converted, scales, update)
-        ]
-        frame = write_frame(header, scales, plans, update.exact.values())
+        cells = _cells(scales, update)
+        of_tensors = None if cells is None else cells.of_tensors(header.group_members)
+        converted = convert(
+            fmt, update.sources, update.decay, scales, units, cells=of_tensors, rng=self._rng, kept=kept
+        )
+        plans = [plan(group, fmt.edges, header.coder == "rans") for group in _groups(converted, scales, update)]
+        codes = None if cells is None else cells.codes
+        frame = write_frame(header, scales, plans, update.exact.values(), codes)
         group_bytes = np.array([plan.cost for plan in plans]) / (8 << COST_BITS)
         members = [len(group) for group in header.group_members]
         entries = update.moments.entries
         share = entries / np.repeat(_sums(entries, members), members) if members else entries
-        return _Attempt(frame, scales, converted, _Losses(converted.squares, share * np.repeat(group_bytes, members)))
+        return _Attempt(
+            frame, scales, of_tensors, converted, _Losses(converted.squares, share * np.repeat(group_bytes, members))
+        )
+
+
+def _cells(scales: Floats, update: Update) -> Cells | None:
+    """What becomes of the magnitudes of each group; None where levels are the nearest and decode to themselves."""
+    members = update.header.group_members
+    if update.quantizer.plain or not members:
+        return None
+    starts = [tensors.start for tensors in members]
+    same = np.minimum.reduceat(scales, starts) == np.maximum.reduceat(scales, starts)
+    return update.quantizer.cells(update.counts, np.where(same, scales[starts], np.nan))
 
 
 def _groups(converted: Converted, scales: Floats, update: Update) -> Iterator[Group]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,18 +12,25 @@ from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 from flwr_co3.compress import CODERS, MAX_MAGNITUDE
-from flwr_co3.convert import FloatFormat
+from flwr_co3.convert import RECONSTRUCTIONS, ROUNDINGS, FloatFormat, Quantizer
 from flwr_co3.correct import MEMORY_DTYPES
 from flwr_co3.rate import RateLimit
 from flwr_co3.schedules import Loss
-
-ROUNDINGS = ("nearest", "stochastic")
+from flwr_co3.schemes import Scheme, make_scheme
+from flwr_co3.schemes.scheme import INCREMENT
 
 #: A limit for each node in each round, or none: a function of the round's number, from 1, and the node's id.
 NodeRates: TypeAlias = Callable[[int, int], RateLimit | None]
 
+# Formats for every budget, from the coarsest on, and up to which share of what one takes at its optimal scale the finer
+# ones lose no less. With as many levels as a byte has, the next has the longer tail.
+_AUTO = (("fp4", 0.5), ("e2m5", 1.0), ("e3m4", 1.0), ("fp8_143", math.inf))
+
 #: BatchNorm's running statistics: they are no sums of gradients, and small.
 BATCH_NORM_STATISTICS = ("*running_mean", "*running_var", "*num_batches_tracked")
+
+# Options that say how CO3 codes, and nothing to other schemes.
+_OF_CO3 = ("format", "coder", "scale", "rounding", "reconstruction")
 
 
 @dataclass(frozen=True)
@@ -31,8 +39,9 @@ class CO3Config:
 
     Parameters
     ----------
-    format : str or FloatFormat (default: "fp4")
-        Number format of the levels, at most 255 of them: a name that `FloatFormat` knows, or a format.
+    format : str or FloatFormat (default: "auto")
+        Number format of the levels, at most 255 of them: a name that `FloatFormat` knows, or a format. "auto" is fp4,
+        and where a rate allows more than its 11 levels can use, a format that has more of them.
     coder : str (default: "rans")
         Entropy coder: "rans", which spends fractions of a bit, or "huffman", the CO3 paper's, at least a bit an entry.
     rate : RateLimit or callable (default: None)
@@ -45,13 +54,21 @@ class CO3Config:
         What updates are multiplied by before rounding. "optimal" minimises each tensor's expected squared error under
         its generalised normal fit; a number holds for all tensors, in 1 / units of the update: smaller, fewer bits.
     rounding : str (default: "nearest")
-        "nearest" level, or "stochastic": up or down at random, unbiased.
+        To the "nearest" level; "stochastic", up or down at random, unbiased; or "rd", to the level that is best for its
+        error and its bits together: fewer levels that are not 0, for updates without a memory.
+    reconstruction : str (default: "level")
+        What a level decodes to: itself, or with "centroid" the mean of the values that were rounded to it, which costs
+        a few bytes a tensor. With "rd" the best for its bits; not with "stochastic", which it would bias.
     exact : tuple of str (default: BatchNorm's running statistics)
         Shell patterns of names of tensors that travel without loss.
     exact_below : int (default: 8)
         Tensors of fewer entries travel without loss: rounding them saves next to nothing.
     memory_dtype : str (default: "float32")
         How the memory is stored: "float32", or "bfloat16" or "float16" in half the space.
+    scheme : str or Scheme (default: "co3")
+        What codes the updates: "co3", or one of the schemes to compare with, by name (with its default options) or as
+        `flwr_co3.schemes.make_scheme` makes it. All of them have the rate, the memory and the exact tensors of this
+        config; `format`, `coder`, `scale`, `rounding` and `reconstruction` are CO3's own.
 
     Raises
     ------
@@ -64,18 +81,21 @@ class CO3Config:
     '{"rate":{"bits_per_parameter":0.5}}'
     """
 
-    format: str | FloatFormat = "fp4"
+    format: str | FloatFormat = "auto"
     coder: str = "rans"
     rate: RateLimit | NodeRates | None = None
     memory_decay: float = 1.0
     scale: Literal["optimal"] | float = "optimal"
     rounding: str = "nearest"
+    reconstruction: str = "level"
     exact: tuple[str, ...] = BATCH_NORM_STATISTICS
     exact_below: int = 8
     memory_dtype: str = "float32"
+    scheme: str | Scheme = "co3"
 
     def __post_init__(self) -> None:
         """Check every field."""
+        self._check_scheme()
         levels = 2 * self.float_format.zero + 1
         if self.float_format.zero > MAX_MAGNITUDE:
             raise ValueError(
@@ -85,10 +105,16 @@ class CO3Config:
         for name, value, choices in (
             ("coder", self.coder, CODERS),
             ("rounding", self.rounding, ROUNDINGS),
+            ("reconstruction", self.reconstruction, RECONSTRUCTIONS),
             ("memory_dtype", self.memory_dtype, MEMORY_DTYPES),
         ):
             if value not in choices:
                 raise ValueError(f"CO3Config {name} must be one of {', '.join(choices)}, not {value!r}.")
+        if self.rounding == "stochastic" and self.reconstruction == "centroid":
+            raise ValueError(
+                'CO3Config rounding "stochastic" is unbiased only if levels decode to themselves: take reconstruction '
+                '"level", or another rounding.'
+            )
         if not (_is_number(self.memory_decay) and 0 <= self.memory_decay <= 1):
             raise ValueError(f"CO3Config memory_decay must lie within 0 to 1, not be {self.memory_decay!r}.")
         if self.scale != "optimal" and not (_is_number(self.scale) and 0 < self.scale <= sys.float_info.max):
@@ -105,10 +131,57 @@ class CO3Config:
         if isinstance(self.exact_below, bool) or not isinstance(self.exact_below, int) or self.exact_below < 0:
             raise ValueError(f"CO3Config exact_below must be an integer of at least 0, not {self.exact_below!r}.")
 
+    def _check_scheme(self) -> None:
+        scheme = self.other_scheme
+        if scheme is None:
+            return
+        for field in dataclasses.fields(self):
+            if field.name in _OF_CO3 and getattr(self, field.name) != field.default:
+                raise ValueError(
+                    f"CO3Config {field.name} is for the scheme co3, and the scheme is {scheme.name}: leave it out."
+                )
+        if scheme.memory == INCREMENT and (self.memory_decay, self.memory_dtype) not in (
+            (1, "float32"),
+            (0, "float32"),
+        ):
+            raise ValueError(
+                f"The memory of the scheme {scheme.name} holds what was sent so far: it takes memory_decay=1 and "
+                'memory_dtype="float32".'
+            )
+
+    @property
+    def other_scheme(self) -> Scheme | None:
+        """The scheme; None for CO3.
+
+        Raises
+        ------
+        ValueError
+            If there is none of this name.
+        """
+        if isinstance(self.scheme, Scheme):
+            return self.scheme
+        if not isinstance(self.scheme, str):
+            raise ValueError(f"CO3Config scheme must be a name or a Scheme, not {self.scheme!r}.")
+        return None if self.scheme == "co3" else make_scheme(self.scheme)
+
     @property
     def float_format(self) -> FloatFormat:
-        """The format itself."""
-        return self.format if isinstance(self.format, FloatFormat) else FloatFormat(self.format)
+        """The format itself; the first of those that "auto" chooses from."""
+        return self.formats[0][0]
+
+    @property
+    def formats(self) -> list[tuple[FloatFormat, float]]:
+        """The formats to choose from for a budget, from the coarsest on; see `flwr_co3.rate.suited`."""
+        if isinstance(self.format, FloatFormat):
+            return [(self.format, math.inf)]
+        if self.format == "auto" and self.rate is not None:
+            return [(FloatFormat(name), reach) for name, reach in _AUTO]
+        return [(FloatFormat("fp4" if self.format == "auto" else self.format), math.inf)]
+
+    @property
+    def quantizer(self) -> Quantizer:
+        """How values become levels, and levels values."""
+        return Quantizer(self.float_format, self.rounding, self.reconstruction)
 
     @property
     def limit(self) -> RateLimit | None:
@@ -173,6 +246,8 @@ class CO3Config:
                 value = value.to_dict()
             elif isinstance(value, FloatFormat):
                 value = dataclasses.asdict(value)
+            elif isinstance(value, Scheme):
+                value = {"name": value.name, **dataclasses.asdict(value)}
             fields[field.name] = value
         return json.dumps(fields, separators=(",", ":"))
 
@@ -194,6 +269,8 @@ class CO3Config:
                 fields["rate"] = RateLimit(**fields["rate"])
             if isinstance(fields.get("format"), dict):
                 fields["format"] = FloatFormat(**fields["format"])
+            if isinstance(fields.get("scheme"), dict):
+                fields["scheme"] = make_scheme(**fields["scheme"])
             if "exact" in fields:
                 fields["exact"] = tuple(fields["exact"])
             return cls(**fields)

@@ -13,18 +13,29 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from flwr_co3.compress import CODERS, MAX_MAGNITUDE, Levels, Model, Plan, read_model, read_stream, write_stream
+from flwr_co3.compress import (
+    CODERS,
+    MAX_MAGNITUDE,
+    Levels,
+    Model,
+    Plan,
+    ZeroModel,
+    read_model,
+    read_stream,
+    write_stream,
+)
 from flwr_co3.compress.frequencies import TOTAL
 from flwr_co3.compress.tables import decode_positives, encode_positives
-from flwr_co3.convert import FloatFormat, magnitude_values
+from flwr_co3.convert import Codes, FloatFormat, largest_number, magnitude_values, points_of
 from flwr_co3.errors import FrameError
-from flwr_co3.wire import Reader, Writer, varint
+from flwr_co3.schemes.body import Body
+from flwr_co3.wire import BitReader, Reader, Writer, varint, write_bits
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 
 MAGIC = b"CO3"
-VERSION = 1
+VERSION = 2  # the highest that is read, and written where version 1 could not say what is in it
 EMPTY = b"\x00"  # the empty update: no tensor at all, for budgets that hold nothing else
 
 #: A dtype's place is its code on the wire.
@@ -39,7 +50,15 @@ LOSSY_DTYPES = ("float16", "float32", "float64", "bfloat16")
 POOLED_ENTRIES = 1024
 
 _HUFFMAN, _TABLE_DEFLATED, _EXACT_DEFLATED, _COMMON_SCALE, _OWN_SCALES = 1, 2, 4, 8, 16
-_FLAGS = 31
+_KNOWN_TABLE = 32
+_CENTROIDS = 64
+_SCHEME = 128  # the tensors are coded by another scheme than CO3
+# Of a second byte of flags, which follows the first where the table is known.
+_SHORT_SCALE, _JOINED, _EXACT_MARKED = 1 << 8, 1 << 9, 1 << 10
+_FORMAT_SHIFT = 11
+_FLAGS = (31, 31 | _KNOWN_TABLE | _CENTROIDS | _SCHEME)  # of the first byte, that the versions know
+#: A format's place, from 1, is its number where the table is known; 0 stands for any other.
+_FORMATS = ("fp4", "fp8", "fp8_143", "e2m1", "e4m3", "e5m2", "uniform", "e2m5", "e3m4")
 _EXACT = 0x80  # of a dtype's byte
 MAX_TENSORS = 1 << 16
 _MAX_TABLE_BYTES = 1 << 24
@@ -105,11 +124,29 @@ class Header:
     coder: str
     tensors: Mapping[str, TensorSpec]
     exact: frozenset[str]  # names of tensors that travel without loss
+    known: bool = False  # whether the receiver has the table of tensors, and the frame only refers to it
+    joined: bool = False  # with a known table: whether all tensors share one model
 
     @classmethod
-    def of(cls, fmt: FloatFormat, coder: str, tensors: Mapping[str, TensorSpec], exact: frozenset[str]) -> Header:
+    def of(
+        cls,
+        fmt: FloatFormat,
+        coder: str,
+        tensors: Mapping[str, TensorSpec],
+        exact: frozenset[str],
+        known: bool = False,
+        joined: bool = False,
+    ) -> Header:
         """Make a header, or return the one of the same model's last updates, with all that was worked out for it."""
-        return _known_header(fmt, coder, tuple(tensors.items()), exact)
+        return _known_header(fmt, coder, tuple(tensors.items()), exact, known, joined)
+
+    def with_format(self, fmt: FloatFormat) -> Header:
+        """Return a header for the same tensors in another format."""
+        return Header.of(fmt, self.coder, self.tensors, self.exact, self.known, self.joined)
+
+    def as_one_group(self) -> Header:
+        """Return a header for the same tensors, all of them in one group."""
+        return Header.of(self.format, self.coder, self.tensors, self.exact, self.known, joined=True)
 
     @cached_property
     def nbytes(self) -> int:
@@ -124,18 +161,36 @@ class Header:
     @cached_property
     def table(self) -> tuple[bytes, int | None]:
         """The table of tensors and, if it is deflated, how many bytes it has inflated."""
-        table = _write_table(self)
+        table = _write_format(self.format) + _write_tensors(self.tensors, self.exact)
         deflated = _deflate(table)
         smaller = len(deflated) + 3 < len(table) <= _MAX_TABLE_BYTES
         return (deflated, len(table)) if smaller else (table, None)
 
     @cached_property
+    def reference(self) -> tuple[bytes, int]:
+        """What stands in place of a table that the receiver knows, and the flags that say how to read it."""
+        out = Writer(_table_checksum(self))
+        number = next((n for n, name in enumerate(_FORMATS, start=1) if FloatFormat(name) == self.format), 0)
+        if not number:
+            out += _write_format(self.format)
+        flags = _KNOWN_TABLE | _JOINED * self.joined | number << _FORMAT_SHIFT
+        doubtful = _doubtful(self.tensors)
+        if not self.exact.isdisjoint(doubtful):
+            out += write_bits([(name in self.exact, 1) for name in doubtful])
+            flags |= _EXACT_MARKED
+        return bytes(out), flags
+
+    @cached_property
     def groups(self) -> list[list[str]]:
-        """Names of the tensors that share a model: each large one by itself, the small ones together at the end."""
+        """Names of the tensors that share a model.
+
+        Each large one by itself, and the small ones together at the end; or all of them in this order.
+        """
         lossy = {n: spec.entries for n, spec in self.tensors.items() if n not in self.exact and spec.entries}
         large = [[name] for name, entries in lossy.items() if entries > POOLED_ENTRIES]
         small = [name for name, entries in lossy.items() if entries <= POOLED_ENTRIES]
-        return [*large, small] if small else large
+        groups = [*large, small] if small else large
+        return [[name for group in groups for name in group]] if self.joined and groups else groups
 
     @cached_property
     def group_members(self) -> list[range]:
@@ -151,17 +206,28 @@ class Header:
 
 @lru_cache(maxsize=8)
 def _known_header(
-    fmt: FloatFormat, coder: str, tensors: tuple[tuple[str, TensorSpec], ...], exact: frozenset[str]
+    fmt: FloatFormat,
+    coder: str,
+    tensors: tuple[tuple[str, TensorSpec], ...],
+    exact: frozenset[str],
+    known: bool,
+    joined: bool,
 ) -> Header:
-    return Header(fmt, coder, dict(tensors), exact)
+    return Header(fmt, coder, dict(tensors), exact, known, joined)
 
 
-def values_of(fmt: FloatFormat, scales: npt.ArrayLike, dtype: str) -> Array:
+def _doubtful(tensors: Mapping[str, TensorSpec]) -> list[str]:
+    """Names of the tensors that may be exact or not, as their type leaves it open."""
+    return [name for name, spec in tensors.items() if spec.dtype in LOSSY_DTYPES]
+
+
+def values_of(points: Floats, scales: npt.ArrayLike, dtype: str) -> Array:
     """What each symbol decodes to in tensors of these scales and this dtype, as the last of the dimensions.
 
-    Levels beyond the dtype's range become its largest number.
+    `points` are what the magnitudes stand for, in units of the levels. Values beyond the dtype's range become its
+    largest number.
     """
-    magnitudes = magnitude_values(fmt, scales, dtype)
+    magnitudes = magnitude_values(points, scales, dtype)
     return np.concatenate([-magnitudes[..., :0:-1], magnitudes], axis=-1).astype(numpy_dtype(dtype))
 
 
@@ -173,6 +239,7 @@ def write_frame(
     scales: Floats,
     plans: list[Plan],
     exact: Iterable[Array],
+    codes: Codes | None = None,
 ) -> bytes:
     """Put a frame together.
 
@@ -187,59 +254,126 @@ def write_frame(
         How each group is coded.
     exact : iterable of ndarray
         The tensors that travel without loss, in the order of the header.
+    codes : ndarray of int8, shape (groups, zero), optional
+        Where each group's magnitudes decode to other points than their levels; see `points_of`.
     """
-    flags = _HUFFMAN * (header.coder == "huffman")
-    body = Writer()
-    table, inflated = header.table
-    if inflated is not None:
-        flags |= _TABLE_DEFLATED
-        body.varint(inflated)
-    body.block(table)
     models = Writer()
-    flags |= _write_scales(models, scales)
-    for plan in plans:
+    flags = _HUFFMAN * (header.coder == "huffman") | _write_scales(models, scales, header.known)
+    if codes is not None and codes.any():
+        flags |= _CENTROIDS
+    for group, plan in enumerate(plans):
         models += plan.header
-    body.block(bytes(models))
+        if flags & _CENTROIDS and codes is not None and not plan.is_zero:
+            _write_codes(models, codes[group])
+    return _assemble(header, flags, bytes(models), exact, write_stream(plans, header.coder))
+
+
+def write_scheme_frame(header: Header, models: bytes, coded: list[bytes], exact: Iterable[Array]) -> bytes:
+    """Put a frame of another scheme together.
+
+    Parameters
+    ----------
+    header, exact
+        As for `write_frame`; the header's format means nothing.
+    models, coded : bytes, list of bytes
+        What `flwr_co3.schemes.body.write_body` returned.
+    """
+    return _assemble(header, _SCHEME, models, exact, coded)
+
+
+def _assemble(header: Header, flags: int, models: bytes, exact: Iterable[Array], coded: list[bytes]) -> bytes:
+    """Put the sections of a frame together."""
+    body = Writer()
+    if header.known:
+        reference, more = header.reference
+        flags |= more
+        body += reference
+    else:
+        table, inflated = header.table
+        if inflated is not None:
+            flags |= _TABLE_DEFLATED
+            body.varint(inflated)
+        body.block(table)
+    body.block(models)
     raw = b"".join(_little_endian(tensor) for tensor in exact)
     smaller = zlib.compress(raw, 6)
     if len(smaller) < len(raw):
         flags |= _EXACT_DEFLATED
         raw = smaller
     body.block(raw)
-    parts: list[bytes | bytearray] = [MAGIC + bytes([VERSION, flags]), body, *write_stream(plans, header.coder)]
+    start = MAGIC + bytes([_version_for(flags & 0xFF)]) + flags.to_bytes(2 if header.known else 1, "little")
+    parts: list[bytes | bytearray] = [start, body, *coded]
     checksum = 0
     for part in parts:
         checksum = zlib.crc32(part, checksum)
     return b"".join([*parts, checksum.to_bytes(4, "little")])
 
 
-def _write_scales(out: Writer, scales: Floats) -> int:
+def _version_for(flags: int) -> int:
+    """The lowest version that knows what is in a frame, so that older readers can read what they might."""
+    return next(version for version, known in enumerate(_FLAGS, start=1) if not flags & ~known)
+
+
+def _write_codes(out: Writer, codes: npt.NDArray[np.int8]) -> None:
+    """Write how many of a group's codes follow, and these; the others are 0."""
+    used = int(np.flatnonzero(codes).max(initial=-1)) + 1
+    out.u8(used)
+    out += codes[:used].tobytes()
+
+
+def _write_scales(out: Writer, scales: Floats, known: bool) -> int:
     """Write the scales, and return the flags that say how.
 
-    The one that no 16 bits can hold is written in full, and a code of 0 refers to it.
+    The one that no 16 bits can hold is written in full, and a code of 0 refers to it. Where the table is known, 24
+    bits are enough for it if they hold it.
     """
+    flags = 0
     codes = encode_positives(scales)
     unlike = scales[decode_positives(codes) != scales]
     common: float | None = None
     if unlike.size or (scales.size > 4 and bool(np.all(scales == scales[0]))):
         common = float(unlike[0] if unlike.size else scales[0])
-        out += np.float64(common).astype("<f8").tobytes()
+        flags |= _COMMON_SCALE
+        data = np.float64(common).astype("<f8").tobytes()
+        if known and common == short_scale(common):
+            flags |= _SHORT_SCALE
+            data = data[-_SHORT_BYTES:]
+        out += data
     shared = scales == common
-    if shared.all():
-        return _COMMON_SCALE if scales.size else 0
-    out += np.where(shared, 0, codes).astype("<u2").tobytes()
-    return _OWN_SCALES | (_COMMON_SCALE if common is not None else 0)
+    if not shared.all():
+        flags |= _OWN_SCALES
+        out += np.where(shared, 0, codes).astype("<u2").tobytes()
+    return flags
 
 
-def _write_table(header: Header) -> bytes:
-    out, fmt, tensors = Writer(), header.format, header.tensors
-    out += bytes([fmt.exponent, fmt.mantissa, fmt.top_exponent])
+_SHORT_BYTES = 3  # of a float64: sign and exponent, and 12 bits of mantissa
+
+
+def short_scale(scale: float) -> float:
+    """Round a positive scale down to one that 24 bits can hold, if there is one."""
+    kept = np.float64(scale).view(np.int64) >> (64 - 8 * _SHORT_BYTES) << (64 - 8 * _SHORT_BYTES)
+    return float(np.int64(kept).view(np.float64)) or scale
+
+
+def _write_format(fmt: FloatFormat) -> bytes:
+    out = Writer([fmt.exponent, fmt.mantissa, fmt.top_exponent])
     out.varint(2 * fmt.bias if fmt.bias >= 0 else -2 * fmt.bias - 1)
     out.varint(fmt.reserved)
+    return bytes(out)
+
+
+def _table_checksum(header: Header) -> bytes:
+    """Two bytes by which both ends see that they mean the same table."""
+    table = _write_format(header.format) + _write_tensors(header.tensors, header.exact)
+    return (zlib.crc32(table) & 0xFFFF).to_bytes(2, "little")
+
+
+def _write_tensors(tensors: Mapping[str, TensorSpec], exact: frozenset[str]) -> bytes:
+    out = Writer()
     out.varint(len(tensors))
     names = [name.encode() for name in tensors]
     out += b"".join(part for name in names for part in (varint(len(name)), name))
-    out += bytes(_CODES[spec.dtype] | (_EXACT if name in header.exact else 0) for name, spec in tensors.items())
+    out += bytes(_CODES[spec.dtype] | (_EXACT if name in exact else 0) for name, spec in tensors.items())
     out += b"".join(varint(n) for spec in tensors.values() for n in (len(spec.shape), *spec.shape))
     return bytes(out)
 
@@ -266,7 +400,8 @@ class FrameReader:
     frame : bytes
         The frame.
     like : mapping of str to TensorSpec, optional
-        What the receiver expects: the same names, dtypes and shapes. The empty update passes too.
+        What the receiver expects: the same names, dtypes and shapes. The empty update passes too. A frame that was made
+        for a receiver who knows the tensors can't be read without.
     max_bytes : int, optional
         Memory that the decoded tensors may take. By default what `like` takes or, without it, 256 MiB and 4 KiB more
         for each byte of the frame.
@@ -274,7 +409,8 @@ class FrameReader:
     Attributes
     ----------
     tensors : dict of str to TensorSpec
-        What the frame holds, in its order; nothing for the empty update.
+        What the frame holds, in its order or, if it only refers to them, in that of `like`; nothing for the empty
+        update.
     exact : frozenset of str
         Names of the tensors that travelled without loss.
 
@@ -292,20 +428,41 @@ class FrameReader:
         self._levels: list[Levels] | None = None
         self._models: list[Model] = []
         self._scales: dict[str, float] = {}
+        self._points: dict[str, Floats] = {}  # where they are not the levels
+        self._body: Body | None = None
+        self._vectors: dict[str, Array] | None = None
         if frame == EMPTY:
             self._header = Header(FloatFormat("fp4"), "rans", self.tensors, self.exact)
             return
         flags, body = _open(frame)
-        table = body.varint(_MAX_TABLE_BYTES) if flags & _TABLE_DEFLATED else None
-        self._header = header = _header_of(body.block(), table, CODERS[flags & _HUFFMAN])
-        self.tensors, self.exact = dict(header.tensors), header.exact
-        if like is not None:
-            _check_like(self.tensors, like)
+        if flags & _KNOWN_TABLE:
+            self._header = header = _header_like(body, flags, like)
+            self.tensors = {name: header.tensors[name] for name in like or ()}
+        else:
+            table = body.varint(_MAX_TABLE_BYTES) if flags & _TABLE_DEFLATED else None
+            self._header = header = _header_of(body.block(), table, CODERS[flags & _HUFFMAN])
+            self.tensors = dict(header.tensors)
+            if like is not None:
+                _check_like(self.tensors, like)
+        self.exact = header.exact
         self._check_memory(len(frame), max_bytes, expected=like is not None)
-        models = Reader(body.block(), "section of models")
-        self._read_models(models, flags)
+        models = body.block()
         self._exact_data = _inflate_exact(body.block(), self._exact_bytes, bool(flags & _EXACT_DEFLATED))
         self._coded = body.take(body.left)
+        if flags & _SCHEME:
+            self._body = Body(models, self._coded, [self.tensors[name].entries for name in header.lossy])
+        else:
+            self._read_models(Reader(models, "section of models"), flags)
+
+    @property
+    def body(self) -> Body | None:
+        """What another scheme than CO3 coded, its vectors in the order of `lossy`; None in CO3's own frames."""
+        return self._body
+
+    @property
+    def lossy(self) -> list[str]:
+        """Names of the tensors that did not travel without loss and have entries, as they are coded."""
+        return self._header.lossy
 
     @property
     def _exact_bytes(self) -> int:
@@ -329,7 +486,8 @@ class FrameReader:
         header = self._header
         common = None
         if flags & _COMMON_SCALE:
-            common = float(np.frombuffer(reader.take(8), "<f8")[0])
+            size = _SHORT_BYTES if flags & _SHORT_SCALE else 8
+            common = float(np.frombuffer(bytes(8 - size) + bytes(reader.take(size)), "<f8")[0])
             if not (math.isfinite(common) and common > 0):
                 raise FrameError(f"The frame's scale is {common}, not a finite number above 0.")
         codes = np.zeros(len(header.lossy), np.uint16)
@@ -342,7 +500,10 @@ class FrameReader:
         fmt = header.format
         for group in header.groups:
             entries = sum(self.tensors[name].entries for name in group)
-            self._models.append(read_model(reader, entries, fmt.zero, fmt.edges, header.coder == "rans"))
+            model = read_model(reader, entries, fmt.zero, fmt.edges, header.coder == "rans")
+            self._models.append(model)
+            if flags & _CENTROIDS and not isinstance(model, ZeroModel):
+                self._points.update(dict.fromkeys(group, points_of(fmt, _read_codes(reader, fmt.zero))))
         reader.finish()
 
     def read(self, name: str) -> Array:
@@ -409,11 +570,19 @@ class FrameReader:
         """Write what a tensor decodes to, or add it with a weight."""
         if not out.size:
             return
+        if self._body is not None:
+            vector = self._decoded(self._body)[name]
+            if weight is None:
+                out[:] = vector
+            else:
+                out += vector * vector.dtype.type(weight)
+            return
         if self._levels is None:
             self._levels = self._decode()
         values = self._float32_values.get(name)
         if values is None:
-            values = values_of(self._header.format, self._scales[name], self.tensors[name].dtype)
+            points = self._points.get(name, self._header.format.magnitudes)
+            values = values_of(points, self._scales[name], self.tensors[name].dtype)
         if weight is not None:
             values = values * values.dtype.type(weight)
         group, first = self._places[name]
@@ -425,12 +594,14 @@ class FrameReader:
             numpy_dtype(spec.dtype)
             if name in self.exact and spec.dtype == "bool" and self._read_exact(name).view(np.uint8).max(initial=0) > 1:
                 raise FrameError(f"Tensor {name!r} is boolean and holds a byte that is neither 0 nor 1.")
-        if self._levels is None and self._header.lossy:
+        if self._body is not None:
+            self._decoded(self._body)
+        elif self._levels is None and self._header.lossy:
             self._levels = self._decode()
 
     def close(self) -> None:
         """Drop the decoded levels; `read` makes them anew."""
-        self._levels = None
+        self._levels = self._vectors = None
 
     def _read_exact(self, name: str) -> Array:
         dtype = numpy_dtype(self.tensors[name].dtype).newbyteorder("<")
@@ -439,7 +610,7 @@ class FrameReader:
     @cached_property
     def _exact_starts(self) -> dict[str, int]:
         """Where each exact tensor's bytes begin."""
-        names = [name for name in self.tensors if name in self.exact]
+        names = [name for name in self._header.tensors if name in self.exact]
         ends = itertools.accumulate(self.tensors[name].nbytes for name in names)
         return dict(zip(names, [0, *ends], strict=False))
 
@@ -447,7 +618,9 @@ class FrameReader:
     def _float32_values(self) -> dict[str, Array]:
         """What each symbol decodes to in each float32 tensor: all at once, since there may be hundreds of tensors."""
         scales = {name: scale for name, scale in self._scales.items() if self.tensors[name].dtype == "float32"}
-        values = values_of(self._header.format, np.array(list(scales.values())), "float32")
+        levels = self._header.format.magnitudes
+        points = np.array([self._points.get(name, levels) for name in scales]) if self._points else levels
+        values = values_of(points, np.array(list(scales.values())), "float32")
         return dict(zip(scales, values, strict=True))
 
     @cached_property
@@ -461,8 +634,24 @@ class FrameReader:
                 first += self.tensors[name].entries
         return places
 
+    def _decoded(self, body: Body) -> dict[str, Array]:
+        """Tensors of another scheme, flat; they are kept until `close`."""
+        if self._vectors is None:
+            names = self._header.lossy
+            self._vectors = {
+                name: _narrowed(vector, self.tensors[name].dtype)
+                for name, vector in zip(names, body.vectors(), strict=True)
+            }
+        return self._vectors
+
     def _decode(self) -> list[Levels]:
         return read_stream(self._coded, self._models, self._header.coder)
+
+
+def _narrowed(vector: Floats, dtype: str) -> Array:
+    """Return a vector in the type of its tensor; what is beyond its range becomes its largest number."""
+    limit = largest_number(dtype)
+    return np.clip(vector, -limit, limit).astype(numpy_dtype(dtype))
 
 
 def _open(frame: bytes) -> tuple[int, Reader]:
@@ -471,16 +660,19 @@ def _open(frame: bytes) -> tuple[int, Reader]:
         raise FrameError(f"This is no CO3 frame: it begins with {bytes(frame[:3])!r} instead of {MAGIC!r}.")
     if len(frame) < len(MAGIC) + 6:
         raise FrameError(f"The frame is cut: {len(frame)} bytes are too few for any frame.")
-    if frame[3] != VERSION:
+    if not 1 <= frame[3] <= VERSION:
         raise FrameError(
-            f"The frame has version {frame[3]}, and this flwr-co3 reads version {VERSION}: update the older side."
+            f"The frame has version {frame[3]}, and this flwr-co3 reads versions 1 to {VERSION}: update the older side."
         )
     if zlib.crc32(frame[:-4]) != int.from_bytes(frame[-4:], "little"):
         raise FrameError("The frame is damaged: its checksum does not match its bytes.")
     flags = frame[4]
-    if flags & ~_FLAGS:
+    if flags & ~_FLAGS[frame[3] - 1]:
         raise FrameError(f"The frame has flags {flags:#04x}, some of which this version doesn't know.")
-    return flags, Reader(memoryview(frame)[5:-4], "frame")
+    reader = Reader(memoryview(frame)[5:-4], "frame")
+    if flags & _KNOWN_TABLE:
+        flags |= reader.u8() << 8
+    return flags, reader
 
 
 def _header_of(table: memoryview, inflated: int | None, coder: str) -> Header:
@@ -488,6 +680,44 @@ def _header_of(table: memoryview, inflated: int | None, coder: str) -> Header:
     if max(len(table), inflated or 0) > _MAX_KNOWN_TABLE_BYTES:
         return _read_table(table, inflated, coder)
     return _known_table(bytes(table), inflated, coder)
+
+
+def _read_codes(reader: Reader, zero: int) -> npt.NDArray[np.int8]:
+    """Reverse `_write_codes`."""
+    used = reader.u8()
+    if used > zero:
+        raise FrameError(f"A group of tensors has {used} centroids, and its format {zero} levels above 0.")
+    codes = np.zeros(zero, np.int8)
+    codes[:used] = np.frombuffer(reader.take(used), np.int8)
+    return codes
+
+
+def _header_like(reader: Reader, flags: int, like: Mapping[str, TensorSpec] | None) -> Header:
+    """Make the header of a frame that only refers to its table: the receiver has it."""
+    if like is None:
+        raise FrameError(
+            "The frame refers to a table of tensors that its receiver knows, and so can't be read by itself: give the "
+            "model's tensors as `like`."
+        )
+    if flags & _TABLE_DEFLATED:
+        raise FrameError("The frame claims to have a deflated table of tensors, and none.")
+    checksum = bytes(reader.take(2))
+    number = flags >> _FORMAT_SHIFT
+    if number > len(_FORMATS):
+        raise FrameError(f"The frame has a number format, number {number}, that this version doesn't know.")
+    fmt = FloatFormat(_FORMATS[number - 1]) if number else _read_format(reader)
+    tensors = dict(sorted(like.items()))
+    exact = {name for name, spec in tensors.items() if spec.dtype not in LOSSY_DTYPES}
+    if flags & _EXACT_MARKED:
+        doubtful, bits = _doubtful(tensors), BitReader(reader)
+        exact |= {name for name in doubtful if bits.bits(1)}
+    header = Header.of(fmt, CODERS[flags & _HUFFMAN], tensors, frozenset(exact), True, bool(flags & _JOINED))
+    if header.reference[0][:2] != checksum:
+        raise FrameError(
+            "The frame refers to another table of tensors than that of the receiver's model: names, dtypes, shapes or "
+            "which of them are exact differ. Do sender and receiver have the same model?"
+        )
+    return header
 
 
 def _inflate_exact(data: memoryview, size: int, deflated: bool) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from flwr_co3.moments import BLOCK, FLOAT32_BIN_SHIFT
+from flwr_co3.convert import FloatFormat
+from flwr_co3.frame import short_scale
 from flwr_co3.schedules import FollowLoss, Loss, Schedule, resolved
 
 if TYPE_CHECKING:
     from flwr_co3.update import Update
 
-
-Integers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 Number: TypeAlias = "float | Schedule | FollowLoss"
 
 _LARGEST = 1e300  # what is above overflows somewhere
@@ -149,10 +149,11 @@ _AIMS = (0.995, 0.997, 0.994)
 _GOOD = 0.99
 _SAFE = 0.99, 3  # what the last aims for if nothing has fitted: this share less so many bytes
 
-# Magnitudes are counted by the highest 15 bits of their float64: 16 bins in each octave.
-_BIN_SHIFT = 48
-_BINS = 1 << 15
-_TABLE_BITS = 160
+# A group's table and what surrounds it, in bits: a list of few levels that are not 0 costs this and their places more
+# than the entropy of these, and no group costs more than the last.
+_LIST_BITS, _TABLE_BITS = 24, 160
+# One group for all is worth considering where tables may take more of the budget than this.
+_TABLE_SHARE = 0.02
 _FREQUENT = 0.45
 _LEAST_SCALE = -1070.0  # octaves; float64 ends at -1074
 _HALVINGS = 16  # of 60 octaves; in what is left, a thousandth of one, bits are linear
@@ -166,7 +167,40 @@ class _Encoded(Protocol):
 E = TypeVar("E", bound=_Encoded)
 
 
-def largest_within(budget: int, fixed: int, update: Update, encode: Callable[[npt.NDArray[np.float64]], E]) -> E | None:
+def suited(update: Update, formats: Sequence[tuple[FloatFormat, float]], bits: float) -> Update:
+    """Choose how to spend so many bits on levels.
+
+    Parameters
+    ----------
+    update : Update
+        What is to be encoded, its magnitudes counted.
+    formats : sequence of (FloatFormat, float)
+        Formats from the coarsest on, and each one's reach: up to which share of what it takes at its optimal scales it
+        does as well as the finer ones.
+    bits : float
+        What there is to spend.
+
+    Returns
+    -------
+    Update
+        The same in the first format that reaches so far, and in one group where its tables would take so much that a
+        common one allows a finer step.
+    """
+    if not update.header.groups:
+        return update
+    for fmt, reach in formats:
+        update = update.in_format(fmt)
+        sizes = _Sizes(update)
+        if bits <= reach * sizes.bits(update.caps):
+            break
+    if not update.header.known or _TABLE_BITS * len(update.header.groups) <= _TABLE_SHARE * bits:
+        return update
+    joined = update.joined()
+    gain = _Sizes(joined).scale_for(bits, joined.caps) > sizes.scale_for(bits, update.caps)
+    return joined if gain else update
+
+
+def largest_within(budget: int, fixed: int, update: Update, encode: Callable[[Floats], E]) -> E | None:
     """Encode an update with the least squared error that a budget allows.
 
     Parameters
@@ -195,27 +229,26 @@ def largest_within(budget: int, fixed: int, update: Update, encode: Callable[[np
     optimal = update.optimal_scales
     if not optimal.size:
         return None
-    counts = MagnitudeCounts(update)
-    caps = np.array([2.0 ** float(np.mean(np.log2(optimal[m.start : m.stop]))) for m in update.header.group_members])
+    sizes, caps = _Sizes(update), update.caps
     best: E | None = None
     correction = 1.0
     for attempt, aim in enumerate(_AIMS, start=1):
         target = budget * aim
         if best is None and attempt == len(_AIMS):
             target = budget * _SAFE[0] - _SAFE[1]
-        common = counts.scale_for(8 * (target - fixed) / correction, caps)
+        common = short_scale(sizes.scale_for(8 * (target - fixed) / correction, caps))
         candidate = encode(np.minimum(optimal, common))
         size = len(candidate.frame)
         if size <= budget and (best is None or size > len(best.frame)):
             best = candidate
         if size <= budget and (size >= _GOOD * budget or common >= max(caps)):
             break
-        correction = 8 * max(size - fixed, 1) / max(counts.bits(np.minimum(caps, common)), 1)
+        correction = 8 * max(size - fixed, 1) / max(sizes.bits(np.minimum(caps, common)), 1)
     return best
 
 
-class MagnitudeCounts:
-    """How many values lie below any magnitude: one pass over the data, then any scale can be judged.
+class _Sizes:
+    """What the levels of an update take at any scale.
 
     Parameters
     ----------
@@ -224,34 +257,13 @@ class MagnitudeCounts:
     """
 
     def __init__(self, update: Update) -> None:
-        assert update.magnitudes is not None, "the update was not measured for a budget"
-        header = update.header
-        self._edges = header.format.edges
-        self._whole_bits = header.coder == "huffman"  # each level takes whole bits
-        used = np.flatnonzero(update.magnitudes.any(axis=0))
-        narrow = _bins_of_float32(used)
-        wide = [
-            (group, *_bins_of(update.sources[member].update))
-            for group, members in enumerate(header.group_members)
-            for member in members
-            if update.sources[member].update.dtype != np.float32
-        ]
-        bins = np.concatenate([narrow, *(bins for _, bins, _ in wide)])
-        self._first = int(bins[bins > 0].min(initial=_BINS))
-        # What is 0, and is in bin 0, lies before the first bin.
-        table = np.zeros((len(header.groups), max(int(bins.max(initial=0)) - self._first, 0) + 2))
-        np.add.at(table.T, np.maximum(narrow - self._first + 1, 0), update.magnitudes[:, used].T)
-        for group, at, counts in wide:
-            np.add.at(table[group], np.maximum(at - self._first + 1, 0), counts)
-        self._below = np.cumsum(table, axis=1)
+        self._quantizer, self._counts = update.quantizer, update.counts
+        self._whole_bits = update.header.coder == "huffman"  # each level takes whole bits
 
-    def bits(self, scales: npt.NDArray[np.float64]) -> float:
+    def bits(self, scales: Floats) -> float:
         """Bits of the levels of all groups, each at its scale: what they take, and some bytes a group for its table."""
-        total = self._below[:, -1]
-        with np.errstate(over="ignore"):  # beyond any real value bins have infinite ends
-            edges = np.minimum(self._edges / scales[:, None], 2.0**1000)
-        below = np.concatenate([np.zeros((len(total), 1)), self._values_below(edges), total[:, None]], axis=1)
-        counts = np.diff(below, axis=1)
+        total, edges = self._counts.entries, self._quantizer.edges(self._counts, scales)
+        counts = self._quantizer.in_cells(self._counts, scales, edges)
         share = np.divide(counts, total[:, None], out=np.ones_like(counts), where=counts > 0)
         nonzero = total - counts[:, 0]
         # A level that isn't 0 has a sign, which costs one bit.
@@ -262,9 +274,10 @@ class MagnitudeCounts:
             rare = np.divide(nonzero, total, out=np.ones_like(total), where=nonzero > 0)
             others = nonzero - np.sum((counts * np.log2(share))[:, 1:], axis=1) + nonzero * np.log2(rare)
             bits = np.where(zeros > _FREQUENT * total, total + others, bits)
-        return float(np.sum(np.where(nonzero > 0.5, bits + _TABLE_BITS, 0)))
+        table = _LIST_BITS + nonzero * np.maximum(np.log2(np.maximum(nonzero, 1)) - 1, 0.5)
+        return float(np.sum(np.where(nonzero > 0.5, bits + np.minimum(table, _TABLE_BITS), 0)))
 
-    def scale_for(self, bits: float, caps: npt.NDArray[np.float64]) -> float:
+    def scale_for(self, bits: float, caps: Floats) -> float:
         """Largest scale at which all groups take at most `bits`, none of them at a scale above its cap."""
         high = math.log2(float(caps.max()))
         above, below = self.bits(caps), 0.0
@@ -281,30 +294,3 @@ class MagnitudeCounts:
         if above > below:
             low += (high - low) * (bits - below) / (above - below)
         return float(2.0**low)
-
-    def _values_below(self, magnitudes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Values below each magnitude, shape (groups, magnitudes) of both; linear within a bin."""
-        index = magnitudes.view(np.int64) >> _BIN_SHIFT
-        low = (index << _BIN_SHIFT).view(np.float64)
-        high = ((index + 1) << _BIN_SHIFT).view(np.float64)
-        last = self._below.shape[1] - 1
-        left = np.take_along_axis(self._below, np.clip(index - self._first, 0, last), axis=1)
-        right = np.take_along_axis(self._below, np.clip(index - self._first + 1, 0, last), axis=1)
-        return left + (magnitudes - low) / (high - low) * (right - left)
-
-
-def _bins_of_float32(bins: Integers) -> Integers:
-    """Bins of float64 in which bins of float32 begin; those of subnormal numbers are as wide as several."""
-    lowest = (bins.astype(np.int32) << FLOAT32_BIN_SHIFT).view(np.float32).astype(np.float64)
-    found: Integers = lowest.view(np.int64) >> _BIN_SHIFT
-    return found
-
-
-def _bins_of(tensor: npt.NDArray[Any]) -> tuple[Integers, Integers]:
-    """Bins of float64 in which magnitudes lie, and how many in each."""
-    counts = np.zeros(_BINS, np.int64)
-    for start in range(0, tensor.size, BLOCK):
-        block = np.abs(tensor[start : start + BLOCK].astype(np.float64))
-        counts += np.bincount(block.view(np.int64) >> _BIN_SHIFT, minlength=_BINS)
-    used = np.flatnonzero(counts)
-    return used, counts[used]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import re
 import sys
@@ -23,10 +24,11 @@ from flwr_co3.compress.tables import (
     unit_widths,
 )
 from flwr_co3.config import CO3Config
-from flwr_co3.convert import optimal_scale
+from flwr_co3.convert import FloatFormat, Quantizer, optimal_scale
 from flwr_co3.correct import ErrorMemory
 from flwr_co3.frame import DTYPES, LOSSY_DTYPES, MAX_TENSORS, Header, TensorSpec
 from flwr_co3.gennorm import GenNorm
+from flwr_co3.magnitudes import MagnitudeCounts
 from flwr_co3.moments import BINS, Measured, Source, flat, measure
 
 Array = npt.NDArray[Any]
@@ -69,8 +71,11 @@ class Update:
         What memories are multiplied by.
     moments : Measured
         Of the sources.
+    rounding, reconstruction : str
+        How they become levels, and levels values.
     magnitudes : ndarray or None
-        For a budget, how often magnitudes occur in each group; see `flwr_co3.moments.measure`.
+        For a budget, and for quantisers that want it, how often magnitudes occur in each group; see
+        `flwr_co3.moments.measure`.
     """
 
     tensors: dict[str, Array]
@@ -78,11 +83,19 @@ class Update:
     sources: list[Source]
     decay: float
     moments: Measured
+    rounding: str
+    reconstruction: str
     magnitudes: npt.NDArray[np.uint32] | None
 
     @classmethod
     def of(
-        cls, update: Mapping[str, Array], config: CO3Config, memory: ErrorMemory | None = None, *, budget: bool = False
+        cls,
+        update: Mapping[str, Array],
+        config: CO3Config,
+        memory: ErrorMemory | None = None,
+        *,
+        budget: bool = False,
+        known: bool = False,
     ) -> Update:
         """Check and measure an update.
 
@@ -95,7 +108,9 @@ class Update:
         memory : ErrorMemory, optional
             What is added to the tensors that are converted.
         budget : bool (default: False)
-            Whether to count magnitudes.
+            Whether to count magnitudes, whatever the quantiser.
+        known : bool (default: False)
+            Whether the receiver knows the tensors. Their order is then that of their names, on both sides.
 
         Raises
         ------
@@ -107,12 +122,13 @@ class Update:
         if len(update) > MAX_TENSORS:
             raise ValueError(f"The update has {len(update)} tensors; a frame can hold {MAX_TENSORS}: send it in parts.")
         tensors = {name: _as_array(name, tensor) for name, tensor in update.items()}
+        names = sorted(tensors) if known else tensors
         exact = frozenset(name for name, tensor in tensors.items() if is_exact(name, tensor, config))
         for name in exact:
             if not _is_finite(tensors[name]):
                 raise _not_finite(name)
-        specs = {name: TensorSpec(_dtype_name(tensor.dtype), tensor.shape) for name, tensor in tensors.items()}
-        header = Header.of(config.float_format, config.coder, specs, exact)
+        specs = {name: TensorSpec(_dtype_name(tensors[name].dtype), tensors[name].shape) for name in names}
+        header = Header.of(config.float_format, config.coder, specs, exact, known)
         dtypes = {name: tensors[name].dtype for name in header.lossy}
         errors: dict[str, Array | None] = {}
         if memory is not None:
@@ -121,12 +137,13 @@ class Update:
             tensors |= memory.compensate({name: tensors[name] for name, error in errors.items() if error is None})
         sources = [_source(tensors[name], errors.get(name), dtypes[name]) for name in header.lossy]
         rows = [row for row, names in enumerate(header.groups) for _ in names]
-        bins = np.zeros((len(header.groups), BINS), np.uint32) if budget else None
+        counted = budget or not config.quantizer.plain
+        bins = np.zeros((len(header.groups), BINS), np.uint32) if counted else None
         decay = 0.0 if memory is None else memory.decay
         moments = measure(sources, decay, rows, bins)
         if not np.isfinite(moments.peak).all():
             raise _not_finite(header.lossy[int(np.argmin(np.isfinite(moments.peak)))])
-        return cls(tensors, header, sources, decay, moments, bins)
+        return cls(tensors, header, sources, decay, moments, config.rounding, config.reconstruction, bins)
 
     @property
     def parameters(self) -> int:
@@ -134,9 +151,30 @@ class Update:
         return sum(spec.entries for spec in self.header.tensors.values())
 
     @property
+    def quantizer(self) -> Quantizer:
+        """How they become levels of the header's format."""
+        return Quantizer(self.header.format, self.rounding, self.reconstruction)
+
+    @cached_property
+    def counts(self) -> MagnitudeCounts:
+        """Magnitudes of each group."""
+        assert self.magnitudes is not None, "the update's magnitudes were not counted"
+        return MagnitudeCounts(self.magnitudes, self.sources, self.header.group_members)
+
+    @property
     def exact(self) -> dict[str, Array]:
         """The tensors that travel without loss."""
-        return {name: tensor for name, tensor in self.tensors.items() if name in self.header.exact}
+        return {name: self.tensors[name] for name in self.header.tensors if name in self.header.exact}
+
+    def in_format(self, fmt: FloatFormat) -> Update:
+        """Return the same, to be converted to another format."""
+        return dataclasses.replace(self, header=self.header.with_format(fmt))
+
+    def joined(self) -> Update:
+        """Return the same as one group."""
+        assert self.magnitudes is not None, "the update's magnitudes were not counted"
+        together = self.magnitudes.sum(axis=0, keepdims=True, dtype=np.uint32)
+        return dataclasses.replace(self, header=self.header.as_one_group(), magnitudes=together)
 
     @cached_property
     def optimal_scales(self) -> Floats:
@@ -151,6 +189,12 @@ class Update:
             width = np.maximum(moments.mean_abs * unit_widths(codes) * moments.peak, sys.float_info.min)
             scales = np.array([by_code[code] for code in codes.tolist()]) / width
         return np.where(moments.nonzero > 0, decode_positives(encode_positives(scales)), 1.0)
+
+    @cached_property
+    def caps(self) -> Floats:
+        """For each group, the mean of its tensors' optimal scales: no budget asks for a larger one."""
+        octaves = np.log2(self.optimal_scales)
+        return np.array([2.0 ** float(np.mean(octaves[m.start : m.stop])) for m in self.header.group_members])
 
     def fits(self, scales: Floats) -> list[tuple[Fit, Fit]]:
         """Fit each group of tensors, multiplied by their scales: all entries, and those that are not exactly 0."""

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from simulations.choices import split_choices
+from simulations.presets import PRESETS, preset
 from simulations.settings import Settings
 
 if TYPE_CHECKING:
@@ -34,40 +35,50 @@ def compare(
             "'default' stands for the default ones."
         ),
     ] = "default",
+    task: Annotated[
+        str, typer.Option(help=f"{', '.join(PRESETS)}: what the settings below are unless they are given.")
+    ] = "digits",
     dataset: Annotated[
-        str, typer.Option(help="digits, a local folder, or the name of an image data set on the Hub.")
-    ] = _DEFAULTS.dataset,
+        str | None, typer.Option(help="digits, a local folder, or the name of an image data set on the Hub.")
+    ] = None,
     clients: Annotated[int, typer.Option(help="Number of simulated clients.")] = 10,
-    partitioner: Annotated[
-        str, typer.Option(help="iid, dirichlet:alpha=0.5 or shards:per_client=2.")
-    ] = _DEFAULTS.partitioner,
-    fraction_train: Annotated[
-        float, typer.Option(help="Share of the clients that train in a round.")
-    ] = _DEFAULTS.fraction_train,
-    model: Annotated[str, typer.Option(help="cnn, resnet18 or torchvision:<name>.")] = _DEFAULTS.model,
-    rounds: Annotated[int, typer.Option(help="Rounds of training.")] = _DEFAULTS.rounds,
-    local_epochs: Annotated[int, typer.Option(help="A client's epochs in a round.")] = _DEFAULTS.local_epochs,
-    batch_size: Annotated[int, typer.Option(help="Examples in a batch.")] = _DEFAULTS.batch_size,
-    optimizer: Annotated[str, typer.Option(help="The clients' optimiser: sgd or adam.")] = _DEFAULTS.optimizer,
-    learning_rate: Annotated[float, typer.Option(help="The clients' learning rate.")] = _DEFAULTS.learning_rate,
-    momentum: Annotated[float, typer.Option(help="The clients' momentum, for sgd.")] = _DEFAULTS.momentum,
+    partitioner: Annotated[str | None, typer.Option(help="iid, dirichlet:alpha=0.5 or shards:per_client=2.")] = None,
+    fraction_train: Annotated[float | None, typer.Option(help="Share of the clients that train in a round.")] = None,
+    model: Annotated[str | None, typer.Option(help="cnn, cnn-small, resnet18 or torchvision:<name>.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds of training.")] = None,
+    local_epochs: Annotated[int | None, typer.Option(help="A client's epochs in a round.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Examples in a batch.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="The clients' optimiser: sgd or adam.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="The clients' learning rate.")] = None,
+    momentum: Annotated[float | None, typer.Option(help="The clients' momentum, for sgd.")] = None,
     outer_products: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Approximate the clients' weight gradients: topk:k=8,memory_decay=1, weighted:k=8, random:k=8."
         ),
-    ] = _DEFAULTS.outer_products,
+    ] = None,
     strategy: Annotated[
-        str, typer.Option(help="The strategy that aggregates, such as fedavgm:server_momentum=0.9.")
-    ] = _DEFAULTS.strategy,
+        str | None, typer.Option(help="The strategy that aggregates, such as fedavgm:server_momentum=0.9.")
+    ] = None,
+    learning_rates: Annotated[
+        str, typer.Option(help="Tune each scheme's learning rate over these, separated by commas.")
+    ] = "",
+    bits: Annotated[
+        str, typer.Option(help="Give each scheme but fedavg each of these budgets, in bits per parameter.")
+    ] = "",
     seeds: Annotated[int, typer.Option(help="Repeat everything with so many seeds.")] = 1,
     first_seed: Annotated[int, typer.Option(help="The first of the seeds.")] = _DEFAULTS.seed,
+    engine: Annotated[
+        str,
+        typer.Option(help="flower: Flower's Simulation Runtime, clients side by side; inline: runs side by side."),
+    ] = "flower",
     parallel: Annotated[
-        int | None, typer.Option(help="Clients that train at once.", show_default="one per processor")
+        int | None, typer.Option(help="Clients or runs that train at once.", show_default="one per processor")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for results and report; what is there is replaced.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder for results and report. Runs that are there are kept.")] = Path(
         "results"
     ),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Make all runs again, also those that are there.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show Flower's own log.")] = False,
 ) -> None:
     """Train the same model with several schemes and report accuracy against bytes.
@@ -77,34 +88,37 @@ def compare(
     # The packages that train take seconds to import; --help and errors in options shouldn't.
     from simulations.compare import Plan
     from simulations.compare import compare as run
-    from simulations.schemes import make_schemes
+    from simulations.schemes import at_budgets, make_schemes
 
-    settings = Settings(
-        dataset=dataset,
-        partitioner=partitioner,
-        model=model,
-        strategy=strategy,
-        fraction_train=fraction_train,
-        rounds=rounds,
-        local_epochs=local_epochs,
-        batch_size=batch_size,
-        optimizer=optimizer,
-        learning_rate=learning_rate,
-        momentum=momentum,
-        outer_products=outer_products,
-        seed=first_seed,
-    )
+    given = {
+        "dataset": dataset,
+        "partitioner": partitioner,
+        "model": model,
+        "strategy": strategy,
+        "fraction_train": fraction_train,
+        "rounds": rounds,
+        "local_epochs": local_epochs,
+        "batch_size": batch_size,
+        "optimizer": optimizer,
+        "learning_rate": learning_rate,
+        "momentum": momentum,
+        "outer_products": outer_products,
+    }
+    chosen = {key: value for key, value in given.items() if value is not None}
+    settings = Settings(**{**preset(task), **chosen, "seed": first_seed})
     if seeds < 1:
         raise ValueError(f"{seeds} seeds are none at all: give at least one.")
     plan = Plan(
         settings=settings,
-        schemes=make_schemes(split_choices(schemes)),
+        schemes=make_schemes(at_budgets(split_choices(schemes), _numbers(bits, "bits"))),
         seeds=list(range(first_seed, first_seed + seeds)),
         clients=clients,
         parallel=parallel,
+        engine=engine,
+        learning_rates=tuple(_numbers(learning_rates, "learning-rates")),
     )
     plan.check()
-    comparison = run(plan, out, _console, verbose=verbose, command=_command())
+    comparison = run(plan, out, _console, verbose=verbose, command=_command(), fresh=fresh)
     if trouble := _finish(comparison, out):
         raise RuntimeError(f"The comparison is incomplete. {trouble}")
 
@@ -176,6 +190,16 @@ def _finish(comparison: "Comparison", folder: Path) -> str:
     _console.print(terminal_table(comparison))
     _console.print(f"Report: {page}", highlight=False, soft_wrap=True)
     return trouble
+
+
+def _numbers(text: str, option: str) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise ValueError(f"--{option} is {text!r}, but must be numbers separated by commas.") from None
+    if not all(number > 0 for number in numbers):
+        raise ValueError(f"--{option} is {text!r}, but all of them must be above 0.")
+    return numbers
 
 
 def _command() -> str:

@@ -21,7 +21,9 @@ def train_model(message: Message, context: Context) -> Message:
     assert isinstance(arrays, ArrayRecord) and isinstance(config, ConfigRecord)
     settings = Settings.from_record(config)
     partition, partitions = _place(context)
-    examples = partition_examples(settings.dataset, settings.partitioner, settings.seed, partition, partitions)
+    examples = partition_examples(
+        settings.dataset, settings.partitioner, settings.seed, partition, partitions, settings.subset
+    )
     model = make_model(settings.model, image_shape(settings.dataset), seed=settings.seed)
     model.load_state_dict(arrays.to_torch_state_dict())
     memories = approximate(model, parse_outer_products(settings.outer_products))

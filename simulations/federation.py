@@ -90,7 +90,7 @@ def federate(
     """
     if scheme.outer_products is not None:
         settings = dataclasses.replace(settings, outer_products=scheme.outer_products)
-    shape, examples = image_shape(settings.dataset), evaluation_examples(settings.dataset)
+    shape, examples = image_shape(settings.dataset), evaluation_examples(settings.dataset, settings.subset)
     model = make_model(settings.model, shape, seed=settings.seed)
     parameters = sum(tensor.numel() for tensor in model.state_dict().values())
     strategy = MeteredStrategy(_with_scheme(settings, scheme), settings.seed, watch)

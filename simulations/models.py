@@ -19,7 +19,7 @@ def make_model(name: str, shape: Shape, *, seed: int) -> nn.Module:
     Parameters
     ----------
     name : str
-        ``cnn``, ``resnet18`` (GroupNorm, small-image stem) or ``torchvision:<name>`` for any of
+        ``cnn``, ``cnn-small``, ``resnet18`` (GroupNorm, small-image stem) or ``torchvision:<name>`` for any of
         torchvision's.
     shape : Shape
         The images' shape and the number of classes.
@@ -37,11 +37,13 @@ def make_model(name: str, shape: Shape, *, seed: int) -> nn.Module:
         torch.manual_seed(seed)
         if name == "cnn":
             return small_cnn(shape)
+        if name == "cnn-small":
+            return strided_cnn(shape)
         if name == "resnet18":
             return resnet18(shape)
         if name.startswith(_TORCHVISION):
             return torchvision_model(name.removeprefix(_TORCHVISION), shape)
-    raise ValueError(f"There is no model {name!r}. Choose one of: cnn, resnet18, torchvision:<name>.")
+    raise ValueError(f"There is no model {name!r}. Choose one of: cnn, cnn-small, resnet18, torchvision:<name>.")
 
 
 def small_cnn(shape: Shape) -> nn.Module:
@@ -63,5 +65,20 @@ def small_cnn(shape: Shape) -> nn.Module:
         layers[f"pool{stage}"] = nn.MaxPool2d(2)
     layers["flatten"] = nn.Flatten()
     layers["dense1"], layers["relu"] = nn.Linear(16 * width, 64), nn.ReLU()
+    layers["dense2"] = nn.Linear(64, shape.classes)
+    return nn.Sequential(layers)
+
+
+def strided_cnn(shape: Shape) -> nn.Module:
+    """Build a CNN for quick studies: each convolution halves the image, so that it trains twice as fast.
+
+    92,866 parameters for 32 x 32 images in colour and ten classes.
+    """
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    layers["conv1"], layers["relu1"] = nn.Conv2d(shape.channels, 24, 4, stride=2, padding=1), nn.ReLU()
+    layers["conv2"], layers["relu2"] = nn.Conv2d(24, 32, 3, stride=2, padding=1), nn.ReLU()
+    layers["conv3"], layers["relu3"] = nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.ReLU()
+    layers["pool"], layers["flatten"] = nn.AdaptiveAvgPool2d(4), nn.Flatten()  # does nothing to 4 x 4
+    layers["dense1"], layers["relu"] = nn.Linear(16 * 64, 64), nn.ReLU()
     layers["dense2"] = nn.Linear(64, shape.classes)
     return nn.Sequential(layers)

@@ -3,7 +3,7 @@
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from simulations.federation import RoundResult
 from simulations.units import as_bytes
@@ -18,14 +18,14 @@ class Board:
         Where to show it.
     labels : dict
         The schemes' labels by name.
-    rounds, seeds : int
-        What each scheme has before it.
+    rounds, runs : int
+        Rounds of a run, and runs of each scheme.
     """
 
-    def __init__(self, console: Console, labels: dict[str, str], rounds: int, seeds: int) -> None:
+    def __init__(self, console: Console, labels: dict[str, str], rounds: int, runs: int) -> None:
         self._console = console
         self._labels = labels
-        self._rounds, self._seeds = rounds, seeds
+        self._rounds, self._runs = rounds, runs
         self._bytes = dict.fromkeys(labels, 0)
         self._progress = Progress(
             SpinnerColumn(finished_text="[green]✓[/green]"),
@@ -36,15 +36,20 @@ class Board:
             TextColumn("{task.fields[sent]:>9} sent"),
             TextColumn("{task.fields[bits]:>11}"),
             TimeElapsedColumn(),
+            TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
+            speed_estimate_period=600.0,  # seconds; schemes differ in how long they take
         )
         self._tasks: dict[str, TaskID] = {
             name: self._progress.add_task(
-                label, total=rounds * seeds, start=False, where="", accuracy="", sent="–", bits=""
+                label, total=rounds * runs, start=False, where="", accuracy="", sent="–", bits=""
             )
             for name, label in labels.items()
         }
+        self._all = self._progress.add_task(
+            "All", total=rounds * runs * len(labels), where="", accuracy="", sent="–", bits=""
+        )
 
     def __enter__(self) -> "Board":
         self._progress.start()
@@ -63,15 +68,15 @@ class Board:
         """Start a scheme's clock; once is enough."""
         self._progress.start_task(self._tasks[scheme])
 
-    def show(self, scheme: str, seed_number: int, result: RoundResult) -> None:
+    def show(self, scheme: str, seed: int, result: RoundResult) -> None:
         """Show a round's result.
 
         Parameters
         ----------
         scheme : str
             Name of the scheme.
-        seed_number : int
-            How many seeds were done before: 0, 1, ...
+        seed : int
+            Its seed.
         result : RoundResult
             What the round gave.
         """
@@ -79,14 +84,23 @@ class Board:
         where = f"round {result.round}/{self._rounds}"
         self._progress.update(
             self._tasks[scheme],
-            completed=seed_number * self._rounds + result.round,
-            where=where if self._seeds == 1 else f"#{seed_number + 1} {where}",
+            advance=min(result.round, 1),
+            where=where if self._runs == 1 else f"#{seed} {where}",
             accuracy=f"{result.accuracy:.1%}",
             sent=as_bytes(self._bytes[scheme]),
             bits=f"{result.bits_per_parameter:.2f} bit/par" if result.round else "",
         )
+        self._progress.update(self._all, advance=min(result.round, 1), sent=as_bytes(sum(self._bytes.values())))
         if result.round == self._rounds and not self._console.is_terminal:
             self.say(f"{self._labels[scheme]}: {result.accuracy:.1%}, {as_bytes(self._bytes[scheme])} sent so far")
+
+    def skip(self, scheme: str) -> None:
+        """Leave out a run that is there already."""
+        for task in (self._tasks[scheme], self._all):
+            self._progress.update(task, total=self._total(task) - self._rounds)
+
+    def _total(self, number: TaskID) -> float:
+        return next(task.total or 0.0 for task in self._progress.tasks if task.id == number)
 
     def fail(self, scheme: str, problem: str) -> None:
         """Show that a scheme's run ended early."""

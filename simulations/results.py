@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from simulations.federation import RoundResult
+from simulations.files import replace_file
 from simulations.fits import LayerFit
 from simulations.schemes import PLAIN
 from simulations.settings import Settings
@@ -31,12 +32,20 @@ class Run:
         Round 0 is the untrained model.
     problem : str
         Why the run ended early; empty if it didn't.
+    learning_rate : float
+        The clients'.
     """
 
     scheme: str
     seed: int
     rounds: list[RoundResult] = field(default_factory=list)
     problem: str = ""
+    learning_rate: float = 0.0
+
+    @classmethod
+    def revive(cls, content: dict[str, Any]) -> "Run":
+        """Make one from what ``dataclasses.asdict`` made of it."""
+        return cls(**{**content, "rounds": [RoundResult(**result) for result in content["rounds"]]})
 
     @property
     def final_accuracy(self) -> float:
@@ -93,7 +102,11 @@ class Comparison:
     labels : dict
         The schemes' labels by name, in the order in which they are shown.
     runs : list of Run
-        In the order in which they were made.
+        By seed, and then in the schemes' order.
+    tuning : list of Run
+        By which each scheme's learning rate was chosen: another seed, evaluated on examples held out from training.
+    learning_rates : list of float
+        Those that were tried; empty if none was tuned.
     fits : list of LayerFit
         How well distributions fit real updates; empty without plain FedAvg.
     environment : dict
@@ -107,6 +120,8 @@ class Comparison:
     seeds: list[int]
     labels: dict[str, str]
     runs: list[Run] = field(default_factory=list)
+    tuning: list[Run] = field(default_factory=list)
+    learning_rates: list[float] = field(default_factory=list)
     fits: list[LayerFit] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
     command: str = ""
@@ -126,7 +141,7 @@ class Comparison:
         """Write ``results.json`` and ``rounds.csv``."""
         folder.mkdir(parents=True, exist_ok=True)
         content = {"format": _FORMAT, **dataclasses.asdict(self)}
-        _write(folder / RESULTS_FILE, json.dumps(content, indent=1))
+        replace_file(folder / RESULTS_FILE, json.dumps(content, indent=1))
         with (folder / ROUNDS_FILE).open("w", newline="", encoding="utf-8") as file:
             names = [each.name for each in dataclasses.fields(RoundResult)]
             table = csv.writer(file)
@@ -173,11 +188,13 @@ def problems(comparison: Comparison) -> list[str]:
 
 
 def _revive(content: dict[str, Any]) -> Comparison:
-    runs = [
-        Run(**{**run, "rounds": [RoundResult(**result) for result in run["rounds"]]}) for run in content.pop("runs")
-    ]
-    fits = [LayerFit.revive(fit) for fit in content.pop("fits")]
-    return Comparison(**{**content, "settings": Settings(**content["settings"]), "runs": runs, "fits": fits})
+    revived = {
+        "settings": Settings(**content["settings"]),
+        "runs": [Run.revive(run) for run in content["runs"]],
+        "tuning": [Run.revive(run) for run in content.get("tuning", [])],
+        "fits": [LayerFit.revive(fit) for fit in content["fits"]],
+    }
+    return Comparison(**{**content, **revived})
 
 
 def _summarise(comparison: Comparison, scheme: str) -> Summary:
@@ -215,10 +232,3 @@ def _bytes_per_round(runs: list[Run]) -> float:
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known else None
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a file at once, so that an interruption never leaves half of one."""
-    temporary = path.with_suffix(".part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

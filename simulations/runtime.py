@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import ray
 import torch
@@ -15,6 +16,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from simulations.client_app import app as client_app
 
+_CLUSTER = "RAY_ADDRESS"  # Ray's own variable
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -50,7 +52,6 @@ def simulate(
     """
     from flwr.simulation import run_simulation
 
-    parallel = min(parallel or _processors(), clients)
     server_app = ServerApp()
     failure: list[BaseException] = []
 
@@ -62,7 +63,7 @@ def simulate(
             failure.append(error)
 
     try:
-        resources = _start_ray(parallel, verbose)
+        resources = start_ray(min(parallel or _processors(), clients), verbose)
         run_simulation(
             server_app=server_app,
             client_app=client_app,
@@ -86,28 +87,48 @@ def _processors() -> int:
     return os.cpu_count() or 1
 
 
-def _start_ray(parallel: int, verbose: bool) -> dict[str, ConfigRecordValues]:
-    """Start Ray for ``parallel`` clients at once, and return what each of them gets.
+def start_ray(parallel: int | None, verbose: bool) -> dict[str, ConfigRecordValues]:
+    """Start Ray for so many processes at once, and return what each of them gets.
 
     That is one processor, and a share of the GPUs where there are any. Ray gives a process as many threads as
-    processors, so that PyTorch in one client doesn't fight the others. Flower would start Ray too, but not give back
+    processors, so that PyTorch in one doesn't fight the others. Flower would start Ray too, but not give back
     the signals: Ray's way with SIGTERM is to abort.
+
+    Where the variable RAY_ADDRESS names a cluster, its machines do the work, and it says how many processes there are.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's announcement of a change to come
-    gpus = torch.cuda.device_count()
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    here: dict[str, Any] = {}
+    if not os.environ.get(_CLUSTER):
+        here = {
+            "num_cpus": parallel or _processors(),
+            "num_gpus": torch.cuda.device_count(),
+            "include_dashboard": False,
+        }
     ray.init(
-        num_cpus=parallel,
-        num_gpus=gpus,
-        include_dashboard=False,
+        **here,
         log_to_driver=verbose,
         logging_level=logging.INFO if verbose else logging.ERROR,
         runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}},
     )
     for number, handler in handlers.items():
         signal.signal(number, handler)
-    return {"num_cpus": 1, "num_gpus": gpus / parallel}
+    return {"num_cpus": 1, "num_gpus": gpu_share()}
+
+
+def gpu_share() -> float:
+    """Return the share of a GPU that each process gets."""
+    return min(1.0, _resource("GPU") / max(processes(), 1))
+
+
+def processes() -> int:
+    """Return how many processes Ray runs at once."""
+    return int(_resource("CPU"))
+
+
+def _resource(kind: str) -> float:
+    return float(ray.cluster_resources().get(kind, 0.0))  # type: ignore[no-untyped-call]  # Ray's own
 
 
 def end_ray() -> None:

@@ -31,7 +31,7 @@ _SCHEMES: dict[str, tuple[str, dict[str, Value]]] = {
 }
 
 _RATE = tuple(field.name for field in dataclasses.fields(RateLimit))
-_OVERRIDES = ("format", "coder", "scale", "memory-decay", "rounding", "bits-per-parameter")
+_OVERRIDES = ("format", "coder", "scale", "memory-decay", "rounding", "reconstruction", "bits-per-parameter")
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,25 @@ def make_schemes(texts: list[str]) -> list[Scheme]:
     if not names:
         raise ValueError("Give at least one scheme, for example --schemes fedavg,co3-fp4.")
     return [make_scheme(name) for name in dict.fromkeys(names)]
+
+
+def at_budgets(texts: list[str], bits: list[float]) -> list[str]:
+    """Write each scheme once for each budget, in bits per parameter; without any, and for FedAvg, as it is.
+
+    >>> at_budgets(["fedavg", "co3:format=fp8"], [0.1, 2])
+    ['fedavg', 'co3:format=fp8,bits_per_parameter=0.1', 'co3:format=fp8,bits_per_parameter=2']
+    """
+    if not bits:
+        return texts
+    return [
+        each
+        for text in texts
+        for each in ([text] if text == PLAIN else [_with_budget(text, budget) for budget in bits])
+    ]
+
+
+def _with_budget(text: str, bits: float) -> str:
+    return f"{text}{',' if ':' in text else ':'}bits_per_parameter={bits:g}"
 
 
 def _outer_products(options: dict[str, Value]) -> str | None:

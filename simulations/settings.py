@@ -9,6 +9,7 @@ from typing import Any
 from flwr.app import ConfigRecord
 
 from simulations.outer_products import EXACT, parse_outer_products
+from simulations.subset import Subset
 
 _MESSAGE_KEY = "settings"
 _POSITIVE = ("local_epochs", "batch_size", "learning_rate", "rounds")
@@ -22,8 +23,11 @@ class Settings:
     """
 
     dataset: str = "digits"  # "digits", or an image data set on the Hub or in a local folder
+    train_examples: int = 0  # of the training split; 0 for all
+    test_examples: int = 0  # of the test split; 0 for all
+    validation: bool = False  # evaluate on a tenth of the training examples, held out, instead of the test split
     partitioner: str = "dirichlet:alpha=0.5"  # iid | dirichlet:alpha= | shards:per_client=
-    model: str = "cnn"  # cnn | resnet18 | torchvision:<name>
+    model: str = "cnn"  # cnn | cnn-small | resnet18 | torchvision:<name>
     strategy: str = "fedavg"  # the inner strategy, such as fedavgm:server_momentum=0.9
     fraction_train: float = 1.0  # share of the clients that train in a round
     rounds: int = 20
@@ -41,11 +45,19 @@ class Settings:
                 raise ValueError(f"{_written(name)} is {getattr(self, name)}, but must be more than 0.")
         if not 0 < self.fraction_train <= 1:
             raise ValueError(f"fraction-train is {self.fraction_train}, but must be above 0 and at most 1.")
+        for name in ("train_examples", "test_examples"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{_written(name)} is {getattr(self, name)}, but must be 0, for all, or more.")
         if self.optimizer not in ("sgd", "adam"):
             raise ValueError(f"There is no optimizer {self.optimizer!r}. Choose one of: sgd, adam.")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum is {self.momentum}, but must be at least 0 and below 1.")
         parse_outer_products(self.outer_products)
+
+    @property
+    def subset(self) -> Subset:
+        """Which examples of the data set are used."""
+        return Subset(self.train_examples, self.test_examples, self.validation)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Settings":
@@ -76,6 +88,8 @@ def _written(field_name: str) -> str:
 
 def _typed(value: Any, field: "dataclasses.Field[Any]") -> Any:
     kind: type[Any] = type(field.default)
+    if kind is bool and not isinstance(value, bool):
+        raise ValueError(f"{_written(field.name)} is {value!r}, but must be true or false.")
     if kind is int and not (isinstance(value, int) or str(value).lstrip("-").isdigit()):
         raise ValueError(f"{_written(field.name)} is {value!r}, but must be a whole number.")
     try:

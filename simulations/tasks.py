@@ -6,15 +6,15 @@ from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
-from flwr_datasets import FederatedDataset
 from numpy.typing import NDArray
 from PIL.Image import Image as PILImage
 
 from simulations.partitioners import make_partitioner
+from simulations.subset import Subset
 
 _TEST_SPLITS = ("test", "validation", "valid", "val")
 _DIGITS_TEST_SHARE = 0.25
-_CACHED_PARTITIONS = 128
+_VALIDATION_SHARE = 0.1
 
 
 class Examples(NamedTuple):
@@ -31,6 +31,9 @@ class Shape(NamedTuple):
     height: int
     width: int
     classes: int
+
+
+_WHOLE = Subset()
 
 
 class Columns(NamedTuple):
@@ -65,15 +68,17 @@ def find_columns(features: datasets.Features, dataset: str) -> Columns:
 
 
 @functools.lru_cache(maxsize=1)
-def evaluation_examples(dataset: str) -> Examples:
-    """Return the test split, on which the server evaluates."""
-    split = _test_split(dataset)
-    return _to_examples(split, find_columns(split.features, dataset), dataset)
+def evaluation_examples(dataset: str, subset: Subset = _WHOLE) -> Examples:
+    """Return the examples on which the server evaluates: the test split, or what is held out for validation."""
+    if subset.validation:
+        return _training_examples(dataset, subset)[1]
+    return _read(_some(_splits(dataset).test, subset.test), dataset)
 
 
-@functools.lru_cache(maxsize=_CACHED_PARTITIONS)
-def partition_examples(dataset: str, partitioner: str, seed: int, partition: int, partitions: int) -> Examples:
-    """Return one client's examples; kept in memory, as a simulated client comes back every round.
+def partition_examples(
+    dataset: str, partitioner: str, seed: int, partition: int, partitions: int, subset: Subset = _WHOLE
+) -> Examples:
+    """Return one client's examples. The data set stays in memory, as simulated clients come back every round.
 
     Parameters
     ----------
@@ -85,42 +90,34 @@ def partition_examples(dataset: str, partitioner: str, seed: int, partition: int
         The same seed gives the same partitions, on every machine.
     partition, partitions : int
         Which part, of how many.
+    subset : Subset (default: everything)
+        Which examples are divided.
 
     Raises
     ------
     ValueError
         If the data set can't be found, read or divided so.
     """
-    federated = _federated(dataset, partitioner, seed, partitions)
+    examples, _ = _training_examples(dataset, subset)
     try:
-        with warnings.catch_warnings():  # the partitioners warn of every draw that they repeat
-            warnings.simplefilter("ignore")
-            part = federated.load_partition(partition, "train")
+        rows = _divided(dataset, partitioner, seed, partitions, subset)[partition]
     except ValueError as error:
         raise ValueError(
             f"{dataset!r} cannot be divided among {partitions} clients by {partitioner!r}: {error}"
         ) from error
-    return _to_examples(part, find_columns(part.features, dataset), dataset)
+    return Examples(examples.images[rows], examples.labels[rows])
 
 
 @functools.lru_cache(maxsize=4)
 def image_shape(dataset: str) -> Shape:
     """Return the images' shape and the number of classes, read from the test split."""
-    split = _test_split(dataset)
+    split = _splits(dataset).test
     columns = find_columns(split.features, dataset)
-    first = _to_examples(split.select([0]), columns, dataset)
+    first = _read(split.select([0]), dataset)
     label = split.features[columns.label]
     classes = label.num_classes if isinstance(label, datasets.ClassLabel) else max(split.unique(columns.label)) + 1
     channels, height, width = first.images.shape[1:]
     return Shape(channels, height, width, int(classes))
-
-
-class _Digits(FederatedDataset):  # type: ignore[misc]  # flwr_datasets ships no types
-    """scikit-learn's 8 x 8 digits behind the interface of a data set from the Hub, without a network."""
-
-    def _prepare_dataset(self) -> None:
-        self._dataset = _load_digits()
-        self._dataset_prepared = True
 
 
 @functools.lru_cache(maxsize=1)
@@ -144,18 +141,50 @@ def _load_digits() -> datasets.DatasetDict:
     })  # fmt: skip
 
 
-@functools.lru_cache(maxsize=4)
-def _federated(dataset: str, partitioner: str, seed: int, partitions: int) -> FederatedDataset:
-    kind = _Digits if dataset == "digits" else FederatedDataset
-    columns = find_columns(_test_split(dataset).features, dataset)
-    divided = make_partitioner(partitioner, partitions=partitions, label=columns.label, seed=seed)
-    return kind(dataset=dataset, partitioners={"train": divided}, shuffle=True, seed=seed)
+class _Splits(NamedTuple):
+    train: datasets.Dataset
+    test: datasets.Dataset
+
+
+@functools.lru_cache(maxsize=2)
+def _training_examples(dataset: str, subset: Subset) -> tuple[Examples, Examples]:
+    """Return what clients train on, and what is held out (nothing, unless it is wanted for validation)."""
+    split = _some(_splits(dataset).train, subset.train)
+    examples = _read(split, dataset)
+    held_out = np.zeros(len(split), bool)
+    if subset.validation:
+        held_out[np.random.default_rng(1).permutation(len(split))[: round(_VALIDATION_SHARE * len(split))]] = True
+    return (
+        Examples(examples.images[~held_out], examples.labels[~held_out]),
+        Examples(examples.images[held_out], examples.labels[held_out]),
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _divided(dataset: str, partitioner: str, seed: int, partitions: int, subset: Subset) -> list[NDArray[np.int64]]:
+    """Return the rows of each client."""
+    labels = _training_examples(dataset, subset)[0].labels
+    divided = make_partitioner(partitioner, partitions=partitions, label="label", seed=seed)
+    rows = datasets.Dataset.from_dict({"row": np.arange(len(labels)), "label": labels})
+    if dataset != "digits":  # these are in no order
+        rows = rows.shuffle(seed=seed)
+    divided.dataset = rows.with_format("numpy")
+    with warnings.catch_warnings():  # the partitioners warn of every draw that they repeat
+        warnings.simplefilter("ignore")
+        return [np.asarray(divided.load_partition(partition)["row"][:]) for partition in range(partitions)]
+
+
+def _some(split: datasets.Dataset, count: int) -> datasets.Dataset:
+    """Return so many of the examples, the same ones each time; all for 0."""
+    if count > len(split):
+        raise ValueError(f"The data set has {len(split)} examples in a split of which {count} are to be used.")
+    return split.select(np.random.default_rng(0).permutation(len(split))[:count]) if count else split
 
 
 @functools.lru_cache(maxsize=4)
-def _test_split(dataset: str) -> datasets.Dataset:
+def _splits(dataset: str) -> _Splits:
     if dataset == "digits":
-        return _load_digits()["test"]
+        return _Splits(**_load_digits())
     try:
         splits = datasets.load_dataset(dataset)
     except Exception as error:  # the loader raises many kinds; all mean that the data can't be had
@@ -169,10 +198,11 @@ def _test_split(dataset: str) -> datasets.Dataset:
             f'The data set {dataset!r} has the splits {", ".join(splits)}, but a split "train" and one of '
             f"{', '.join(_TEST_SPLITS)} are needed."
         )
-    return splits[name]
+    return _Splits(splits["train"], splits[name])
 
 
-def _to_examples(split: datasets.Dataset, columns: Columns, dataset: str) -> Examples:
+def _read(split: datasets.Dataset, dataset: str) -> Examples:
+    columns = find_columns(split.features, dataset)
     labels = np.asarray(split.with_format("numpy")[columns.label][:], dtype=np.int64)
     if isinstance(split.features[columns.image], datasets.Image):
         images = [_pixels(image) for image in split[columns.image]]

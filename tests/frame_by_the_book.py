@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from itertools import pairwise
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,14 @@ DTYPES = [
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     *("float16", "float32", "float64", "bfloat16", "complex64", "complex128"),
 ]
-HUFFMAN, TABLE_DEFLATED, EXACT_DEFLATED, COMMON_SCALE, OWN_SCALES = 1, 2, 4, 8, 16
+HUFFMAN, TABLE_DEFLATED, EXACT_DEFLATED, COMMON_SCALE, OWN_SCALES, KNOWN_TABLE = 1, 2, 4, 8, 16, 32
+CENTROIDS, SCHEME = 64, 128
+SHORT_SCALE, ONE_GROUP, EXACT_MARKED = 256, 512, 1024
+FORMATS = {  # exponent bits, mantissa bits, top exponent, bias, magnitudes that are no levels
+    **{1: (2, 1, 0, 1, 0), 2: (5, 2, 0, 15, 0), 3: (4, 3, 0, 10, 0), 4: (2, 1, 1, 1, 0), 5: (4, 3, 1, 7, 1)},
+    **{6: (5, 2, 0, 15, 0), 7: (1, 6, 1, -5, 0), 8: (2, 5, 1, -4, 0), 9: (3, 4, 1, -3, 0)},
+}
+Like = dict[str, tuple[str, tuple[int, ...]]]  # the tensors that the receiver knows: dtype and shape
 TOTAL = 1 << 14
 
 
@@ -58,13 +65,18 @@ class Cursor:
             number, width = number >> wanted, width - wanted
 
 
-def decode(frame: bytes, dictionary: bytes) -> dict[str, npt.NDArray[Any]]:
+def decode(frame: bytes, dictionary: bytes, like: Like | None = None) -> dict[str, npt.NDArray[Any]]:
     if frame == b"\x00":
         return {}
-    assert frame[:4] == b"CO3\x01"
+    assert frame[:3] == b"CO3" and frame[3] in (1, 2)
     assert zlib.crc32(frame[:-4]) == int.from_bytes(frame[-4:], "little")
     flags, body = frame[4], Cursor(frame[5:-4])
-    if flags & TABLE_DEFLATED:
+    assert frame[3] == 2 or flags < 32
+    if flags & KNOWN_TABLE:
+        assert like is not None
+        flags += body.number(1) << 8
+        table = read_reference(body, flags, like)
+    elif flags & TABLE_DEFLATED:
         size = body.varint()
         table = Cursor(zlib.decompressobj(-15, zdict=dictionary).decompress(body.block().data))
         assert len(table.data) == size
@@ -74,22 +86,30 @@ def decode(frame: bytes, dictionary: bytes) -> dict[str, npt.NDArray[Any]]:
     names, dtypes, exact, shapes = read_tensors(table)
     entries = {name: prod(shapes[name]) for name in names}
     groups = make_groups([name for name in names if name not in exact and entries[name]], entries)
+    if flags & ONE_GROUP and groups:
+        groups = [[name for group in groups for name in group]]
     zero = len(magnitudes) - 1
 
     models = body.block()
     scales = read_scales(models, flags, [name for group in groups for name in group])
-    plans = [read_model(models, sum(entries[n] for n in group), magnitudes, bool(flags & HUFFMAN)) for group in groups]
+    plans, points = [], []
+    for group in groups:
+        plans.append(read_model(models, sum(entries[n] for n in group), magnitudes, bool(flags & HUFFMAN)))
+        coded_points = flags & CENTROIDS and plans[-1][0] != "zero"
+        points.append(read_points(models, magnitudes) if coded_points else magnitudes)
+    assert not models.rest()
     exact_data = body.block().data
     if flags & EXACT_DEFLATED:
         exact_data = zlib.decompress(exact_data)
     coded = Cursor(body.rest())
     symbols = read_symbols(coded, plans, zero, bool(flags & HUFFMAN))
 
-    levels = [-m for m in magnitudes[:0:-1]] + magnitudes
     by_name: dict[str, list[int]] = {}
-    for group, joined in zip(groups, symbols, strict=True):
+    levels_of: dict[str, list[float]] = {}
+    for group, joined, means in zip(groups, symbols, points, strict=True):
         for name in group:
             by_name[name], joined = joined[: entries[name]], joined[entries[name] :]
+            levels_of[name] = [-mean for mean in means[:0:-1]] + means
     arrays: dict[str, npt.NDArray[Any]] = {}
     start = 0
     for name in names:
@@ -99,10 +119,33 @@ def decode(frame: bytes, dictionary: bytes) -> dict[str, npt.NDArray[Any]]:
             start += entries[name] * dtype.itemsize
         else:
             limit = float(np.finfo(dtype).max)
-            values = [max(-limit, min(limit, levels[s] / scales[name])) for s in by_name.get(name, [])]
+            values = [max(-limit, min(limit, levels_of[name][s] / scales[name])) for s in by_name.get(name, [])]
             arrays[name] = np.array(values, np.float64).astype(dtype)
         arrays[name] = arrays[name].reshape(shapes[name])
     return arrays
+
+
+def read_reference(body: Cursor, flags: int, like: Like) -> Cursor:
+    """The table that the sender would have written, were it not known."""
+    checksum, number = body.number(2), flags >> 11
+    if number:
+        exponent, mantissa, top, bias, reserved = FORMATS[number]
+    else:
+        (exponent, mantissa, top), coded_bias, reserved = body.take(3), body.varint(), body.varint()
+        bias = coded_bias // 2 if coded_bias % 2 == 0 else -(coded_bias + 1) // 2
+    names = sorted(like)
+    floats = [name for name in names if 9 <= DTYPES.index(like[name][0]) <= 12]
+    marks = dict(zip(floats, body.bits(iter([1] * len(floats))), strict=True)) if flags & EXACT_MARKED else {}
+    table = bytes([exponent, mantissa, top]) + varint(2 * bias if bias >= 0 else -2 * bias - 1) + varint(reserved)
+    table += varint(len(names)) + b"".join(varint(len(name.encode())) + name.encode() for name in names)
+    table += bytes(DTYPES.index(like[name][0]) + 128 * (marks.get(name, 0) if name in floats else 1) for name in names)
+    table += b"".join(varint(size) for name in names for size in (len(like[name][1]), *like[name][1]))
+    assert zlib.crc32(table) % 65536 == checksum
+    return Cursor(table)
+
+
+def varint(value: int) -> bytes:
+    return bytes([value]) if value < 128 else bytes([value % 128 + 128]) + varint(value // 128)
 
 
 def read_format(table: Cursor) -> list[float]:
@@ -133,9 +176,87 @@ def as_float(code: int) -> float:
 
 
 def read_scales(models: Cursor, flags: int, names: list[str]) -> dict[str, float]:
-    common = float(struct.unpack("<d", models.take(8))[0]) if flags & COMMON_SCALE else float("nan")
+    common = float("nan")
+    if flags & COMMON_SCALE:
+        data = bytes(5) + models.take(3) if flags & SHORT_SCALE else models.take(8)
+        common = float(struct.unpack("<d", data)[0])
     codes = {name: models.number(2) if flags & OWN_SCALES else 0 for name in names}
     return {name: as_float(code) if code else common for name, code in codes.items()}
+
+
+def read_points(models: Cursor, magnitudes: list[float]) -> list[float]:
+    count = models.number(1)
+    codes = list(struct.unpack(f"{count}b", models.take(count)))
+    assert count < len(magnitudes)
+    steps = [0.0] + [(above - below) / 128 for below, above in pairwise(magnitudes)]
+    return [m + c * step for m, c, step in zip(magnitudes, [0, *codes, *[0] * 127], steps, strict=False)]
+
+
+# -- other schemes -----------------------------------------------------------------------------------------------------
+
+
+class SchemeFrame(NamedTuple):
+    """What a frame of another scheme carries."""
+
+    name: str
+    exponent: int
+    fresh: bool
+    numbers: list[float]
+    levels: list[list[int]]
+    raw: bytes
+
+
+def read_scheme(frame: bytes, dictionary: bytes, together: bool | None) -> SchemeFrame:
+    """Read a frame of a scheme that has a level for each entry of each vector, of all together, or (None) no levels."""
+    assert frame[:4] == b"CO3\x02" and frame[4] & SCHEME and not frame[4] & ~(SCHEME | TABLE_DEFLATED | EXACT_DEFLATED)
+    assert zlib.crc32(frame[:-4]) == int.from_bytes(frame[-4:], "little")
+    flags, body = frame[4], Cursor(frame[5:-4])
+    if flags & TABLE_DEFLATED:
+        body.varint()
+        table = Cursor(zlib.decompressobj(-15, zdict=dictionary).decompress(body.block().data))
+    else:
+        table = body.block()
+    read_format(table)
+    names, _, exact, shapes = read_tensors(table)
+    entries = {name: prod(shapes[name]) for name in names}
+    groups = make_groups([name for name in names if name not in exact and entries[name]], entries)
+    sizes = [entries[name] for group in groups for name in group]
+    lengths = {True: [sum(sizes)], False: sizes, None: list[int]()}[together]
+
+    models, _, coded = body.block(), body.block(), Cursor(body.rest())
+    name, said, count = models.block().data.decode("ascii"), models.varint(), models.varint()
+    u = said // 2
+    numbers = list(struct.unpack(f"<{count}f", models.take(4 * count)))
+    low, raw = coded.block(), coded.block().data
+    pooled = make_groups([str(i) for i, n in enumerate(lengths) if n], {str(i): n for i, n in enumerate(lengths)})
+    magnitudes = [float(m) for m in range(128)]
+    plans = [read_model(models, sum(lengths[int(i)] for i in group), magnitudes, False) for group in pooled]
+    tokens: list[list[int]] = [[] for _ in lengths]
+    for group, joined in zip(pooled, read_symbols(coded, plans, 127, False), strict=True):
+        for i in map(int, group):
+            tokens[i], joined = [symbol - 127 for symbol in joined[: lengths[i]]], joined[lengths[i] :]
+    exponent = u // 2 if u % 2 == 0 else -(u + 1) // 2
+    return SchemeFrame(name, exponent, bool(said % 2), numbers, with_low_bits(tokens, low), raw)
+
+
+def with_low_bits(tokens: list[list[int]], low: Cursor) -> list[list[int]]:
+    large = [(abs(t) - 64) // 2 + 5 for sequence in tokens for t in sequence if abs(t) >= 64]
+    bits = [0] * len(large)
+    for b in range(max(large, default=0)):
+        reached = [k for k, w in enumerate(large) if w > b]
+        plane = low.take(-(-len(reached) // 8))
+        for place, k in enumerate(reached):
+            bits[k] += (plane[place // 8] >> (7 - place % 8) & 1) << b
+    assert not low.rest()
+    found = iter(zip(large, bits, strict=True))
+
+    def level(t: int) -> int:
+        if abs(t) < 64:
+            return t
+        w, rest = next(found)
+        return (((2 + abs(t) % 2) << w) + rest) * (1 if t > 0 else -1)
+
+    return [[level(t) for t in sequence] for sequence in tokens]
 
 
 # -- models: each is (kind, entries, facts, [(length, frequencies, packing factor, alphabet)], raw bytes) --------------

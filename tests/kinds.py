@@ -100,6 +100,11 @@ def kinds() -> dict[str, Kind]:
             },
             CO3Config(format="e2m1"),
         ),
+        "centroids": Kind(small_network(5), CO3Config(rounding="rd", reconstruction="centroid", scale=300.0)),
+        "centroids uniform": Kind(
+            {"w": gennorm(0.6, 4000), "dead": np.zeros(1500, "f2"), "b": outliers(2000, 40)},
+            CO3Config(format="uniform", reconstruction="centroid", scale=0.5),
+        ),
         "no tensors": Kind({}, CO3Config()),
         "empty update": Kind(small_network(4), CO3Config(), max_bytes=20),
     }

@@ -100,10 +100,22 @@ def other_tensors(draw: st.DrawFn) -> Array:
 
 
 UPDATES = st.dictionaries(NAMES, float_tensors() | float_tensors() | other_tensors(), max_size=6)
+#: Rounding and reconstruction.
+QUANTIZERS = (
+    *(("nearest", "level"), ("stochastic", "level"), ("rd", "level")),
+    *(("nearest", "centroid"), ("rd", "centroid")),
+)
+
+
+def configured(quantizer: tuple[str, str], **settings: Any) -> CO3Config:
+    """Make a configuration with one of `QUANTIZERS`."""
+    return CO3Config(rounding=quantizer[0], reconstruction=quantizer[1], **settings)
+
+
 SETTINGS = {
     "format": st.sampled_from(FORMATS),
     "coder": st.sampled_from(["rans", "huffman"]),
-    "rounding": st.sampled_from(["nearest", "stochastic"]),
+    "quantizer": st.sampled_from(QUANTIZERS),
     "exact": st.sampled_from([(), ("*running_var",), ("a*",), ("*",)]),
     "exact_below": st.sampled_from([0, 8, 100]),
 }
@@ -113,7 +125,7 @@ RATES = st.one_of(
     st.builds(RateLimit, bits_per_parameter=st.floats(0.01, 9)),
 )
 CONFIGS = st.one_of(
-    st.builds(CO3Config, **SETTINGS),
-    st.builds(CO3Config, scale=SCALES, **SETTINGS),
-    st.builds(CO3Config, rate=RATES, **SETTINGS),
+    st.builds(configured, **SETTINGS),
+    st.builds(configured, scale=SCALES, **SETTINGS),
+    st.builds(configured, rate=RATES, **SETTINGS),
 )

@@ -29,7 +29,8 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "format": st.sampled_from(FORMATS) | FORMAT_OBJECTS,
     "coder": st.sampled_from(["rans", "huffman"]),
     "memory_decay": st.floats(0, 1),
-    "rounding": st.sampled_from(["nearest", "stochastic"]),
+    "rounding": st.sampled_from(["nearest", "rd"]),
+    "reconstruction": st.sampled_from(["level", "centroid"]),
     "exact": st.lists(st.text()).map(tuple),
     "exact_below": st.integers(0, 1 << 40),
     "memory_dtype": st.sampled_from(["float32", "bfloat16", "float16"]),
@@ -60,7 +61,7 @@ def test_only_what_differs_from_the_defaults_is_written() -> None:
 
 def test_the_defaults_are_what_a_newcomer_wants() -> None:
     config = CO3Config()
-    assert (config.format, config.coder, config.rate, config.memory_decay) == ("fp4", "rans", None, 1.0)
+    assert (config.format, config.coder, config.rate, config.memory_decay) == ("auto", "rans", None, 1.0)
     assert config.exact == BATCH_NORM_STATISTICS
     assert config.float_format == FloatFormat("fp4")
 
@@ -77,7 +78,7 @@ def test_a_list_of_patterns_will_do_and_configs_can_be_compared() -> None:
         ("format", "fp5", "Unknown format 'fp5': choose one of fp4"),
         ("format", FloatFormat(exponent=5, mantissa=4, bias=15), "levels, and the entropy coder takes 255 at most"),
         ("coder", "zip", "coder must be one of rans, huffman, not 'zip'"),
-        ("rounding", "up", "rounding must be one of nearest, stochastic, not 'up'"),
+        ("rounding", "up", "rounding must be one of nearest, stochastic, rd, not 'up'"),
         ("memory_dtype", "float64", "memory_dtype must be one of float32, bfloat16, float16, not 'float64'"),
         ("memory_decay", 1.5, "memory_decay must lie within 0 to 1, not be 1.5"),
         ("memory_decay", math.nan, "memory_decay must lie within 0 to 1, not be nan"),

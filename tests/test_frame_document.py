@@ -6,11 +6,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from flwr_co3 import CO3Config, Codec, RateLimit
+from flwr_co3 import CO3Config, Codec, FrameReader, RateLimit
 from flwr_co3.frame import _DICTIONARY
+from flwr_co3.schemes import Scheme, make_scheme
 from tests import frame_by_the_book
 
-FORMATS = ["fp4", "fp8", "fp8_143", "e2m1", "e4m3"]
+FORMATS = ["fp4", "fp8", "fp8_143", "e2m1", "e4m3", "uniform"]
 
 
 def model(size: int, scale: float) -> dict[str, npt.NDArray[Any]]:
@@ -35,6 +36,11 @@ CONFIGS = [
     *(CO3Config(scale=s, coder=coder) for s in (0.5, 3.0, 50.0) for coder in ("rans", "huffman")),
     *(CO3Config(rate=RateLimit(bits_per_parameter=bits)) for bits in (0.01, 0.7, 1.0, 2.0, 3.0)),
     CO3Config(rounding="stochastic", exact=("*bias",), exact_below=0),
+    *(CO3Config(rounding="rd", reconstruction="centroid", format=name, scale=2.0) for name in ("fp4", "uniform")),
+    *(
+        CO3Config(rounding="rd", reconstruction="centroid", rate=RateLimit(bits_per_parameter=bits))
+        for bits in (0.05, 1.0)
+    ),
 ]
 
 
@@ -67,4 +73,27 @@ def test_these_frames_show_every_model_and_flag(monkeypatch: pytest.MonkeyPatch)
         flags |= frame[4] if len(frame) > 1 else 0
         frame_by_the_book.decode(frame, _DICTIONARY)
     assert kinds >= {"0", "1", "1 packed", "2", "2 packed", "3", "3 packed", "4", "5"}, kinds
-    assert flags == 31
+    assert flags == 31 | 64
+
+
+SCHEMES = [
+    *((scheme, False) for scheme in (make_scheme("qsgd", levels=9000), make_scheme("qsgd", levels=2))),
+    *((scheme, True) for scheme in (make_scheme("topk"), make_scheme("topk", share=0.6))),
+    (make_scheme("none"), None),
+]
+
+
+@pytest.mark.parametrize(("scheme", "together"), SCHEMES, ids=lambda value: str(value))
+@pytest.mark.parametrize("size", [40, 700])
+def test_the_document_says_how_other_schemes_are_framed(scheme: Scheme, together: bool | None, size: int) -> None:
+    for scale in (1.0, 1e-3, 1e30):
+        frame = Codec(CO3Config(scheme=scheme), seed=0).encode(
+            model(size, 1.0) | {"w": scale * np.arange(-9.0, 1100.0)}
+        )
+        read = frame_by_the_book.read_scheme(frame, _DICTIONARY, together)
+        body = FrameReader(frame).body
+        assert body is not None
+        parts = body.parts()
+        assert (read.name, read.exponent, read.fresh) == (scheme.name, body.exponent, True)
+        assert read.numbers == parts.numbers.tolist() and read.raw == parts.raw
+        assert read.levels == [levels.tolist() for levels in parts.levels]

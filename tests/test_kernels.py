@@ -184,7 +184,7 @@ RIGHT = dict(
     moments=[[f4(100)], [f4(100)], 0.5, i8(0, 0, 100), np.zeros((1, 4)), i8(0), np.zeros((1, 4096), "u4")],
     convert=[
         *([f4(100)], [f4(100)], 0.5, i8(0, 0, 100), f4(1), f4(1), f4(6), (1, 1, 5), np.zeros(100, "i4")),
-        *(u1(100), i8(0), [f4(100)], np.zeros((1, 11), "u4"), np.zeros(1)),
+        *(u1(100), i8(0), [f4(100)], np.zeros((1, 11), "u4"), np.zeros(1), np.zeros(6, "f4")),
     ],
     keep=[[f4(100)], [f4(100)], 0.5, i8(0, 0, 100), np.zeros((1, 256), "f4"), u1(100), i8(0), -1, [f4(100)]],
     counted_table=[np.arange(11), True, log2],
@@ -205,7 +205,7 @@ RIGHT = dict(
 #: One entry less than the work needs, by function; lists are of arrays.
 SHORT: dict[str, list[str]] = {
     "moments": [LESS_IN.format(k) for k in (0, 1)] + [LESS.format(k) for k in (4, 5, 6)],
-    "convert": [LESS_IN.format(k) for k in (0, 1, 11)] + [LESS.format(k) for k in (4, 5, 6, 8, 9, 10, 12, 13)],
+    "convert": [LESS_IN.format(k) for k in (0, 1, 11)] + [LESS.format(k) for k in (4, 5, 6, 8, 9, 10, 12, 13, 14)],
     "keep": [LESS_IN.format(k) for k in (0, 1, 8)] + [LESS.format(k) for k in (4, 5, 6)],
     "counted_table": [LESS.format(2)],
     "dense_table": [LESS.format(k) for k in (0, 1, 7)],
@@ -231,6 +231,7 @@ ABSURD: dict[str, list[str]] = {
         *(f"a[10] = i8({start})" for start in (1, -1, HUGE, TINY)),
         *(f"a[7] = {fmt}" for fmt in [(1, 1, 0), (1, 1, -1), (1, 1, 128), (24, 1, 5), (-1, 1, 5), (1, 300, 5)]),
         *(f"a[7] = {fmt}" for fmt in [(1, -300, 5), (1, 1 << 30, 5), (1 << 30, 1, 5)]),
+        *(f"a[14][0] = {edge}" for edge in ("1e-45", "np.inf", "np.nan")),
         "a[0] = [None]",
     ],
     "keep": [
@@ -292,6 +293,7 @@ SURVIVED: dict[str, list[str]] = {
     "convert": [
         *(f"a[{k}][0] = {v}" for k in (4, 5, 6) for v in ("np.nan", "np.inf", "-1", "1e-45")),
         *("a[0][0][5] = np.nan", "a[8][:] = -1 << 31", "a[8][:] = 2**31 - 1", "a[8] = None", "a[11] = None"),
+        *("a[8] = a[14] = None", "a[8] = None; a[14][1:] = np.nan", "a[8] = None; a[14][1:] = np.inf"),
         *("a[11] = [None]", "a[1] = None", "a[2] = float('nan')", "a[2] = 1e300"),
     ],
     "counted_table": [f"a[0][3] = {value}" for value in (HUGE, TINY, -1)] + ["a[2][:] = -5"],

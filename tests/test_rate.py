@@ -14,6 +14,7 @@ from flwr_co3.config import CO3Config
 from flwr_co3.frame import EMPTY
 from flwr_co3.rate import RateLimit
 from tests.samples import FORMATS, FP4_OPTIMA, Array, assert_same_update, gennorm, network
+from tests.strategies import QUANTIZERS, configured
 
 
 @contextmanager
@@ -101,15 +102,15 @@ relaxed = settings(deadline=None, max_examples=200, derandomize=True, suppress_h
     budget=st.one_of(st.integers(1, 400), st.integers(1, 6000)),
     format=st.sampled_from(FORMATS),
     coder=st.sampled_from(["rans", "huffman"]),
-    rounding=st.sampled_from(["nearest", "stochastic"]),
+    quantizer=st.sampled_from(QUANTIZERS),
     seed=st.integers(0, 99),
 )
 @relaxed
 def test_no_budget_is_ever_exceeded(
-    kind: str, size: int, budget: int, format: str, coder: str, rounding: str, seed: int
+    kind: str, size: int, budget: int, format: str, coder: str, quantizer: tuple[str, str], seed: int
 ) -> None:
     update = network(seed) if kind == "network" else synthetic(kind, size, seed)
-    compress_within(budget, update, CO3Config(format=format, coder=coder, rounding=rounding))
+    compress_within(budget, update, configured(quantizer, format=format, coder=coder))
 
 
 @given(entries=st.integers(50_000, 90_000), bits=st.floats(0.05, 3.0), seed=st.integers(0, 10**6))

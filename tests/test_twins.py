@@ -30,7 +30,7 @@ from tests.damages import corrected, damage
 from tests.engines import ENGINES, NUMPY, PLAIN, VECTORS, running
 from tests.kinds import kinds
 from tests.samples import FORMATS, Array, assert_same, assert_same_update, gennorm, network
-from tests.strategies import CONFIGS, FLOATS, KINDS, UPDATES, layouts, misaligned, values_of
+from tests.strategies import CONFIGS, FLOATS, KINDS, UPDATES, configured, layouts, misaligned, values_of
 
 #: Besides the reference, numpy with one thread.
 TWINS = ((VECTORS, 1), (PLAIN, 1), (VECTORS, 2), (PLAIN, 3), (VECTORS, 3), (NUMPY, 3))
@@ -47,6 +47,9 @@ CUSTOM = (
     FloatFormat(exponent=1, mantissa=6, bias=1, top_exponent=True, reserved=1),
 )
 SIZES = (0, 1, 7, 8, 9, 15, 16, 17, 511, 512, 513, 1023, 1024, 1025, 1536, 2047)
+
+
+THREE = (("nearest", "level"), ("stochastic", "level"), ("rd", "centroid"))
 
 
 class Result(NamedTuple):
@@ -208,19 +211,19 @@ each_format = pytest.mark.parametrize("fmt", [*FORMATS, *CUSTOM], ids=str)
 
 @each_format
 @pytest.mark.parametrize("coder", CODERS)
-@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
-def test_all_formats_coders_and_roundings(fmt: Any, coder: str, rounding: str) -> None:
-    config = CO3Config(format=fmt, coder=coder, rounding=rounding, exact_below=0)
+@pytest.mark.parametrize("quantizer", THREE, ids=" ".join)
+def test_all_formats_coders_and_quantizers(fmt: Any, coder: str, quantizer: tuple[str, str]) -> None:
+    settings = configured(quantizer, format=fmt, coder=coder, exact_below=0)
     with small_pieces():
-        assert_twins([ALL, ALL], config, remembering(ALL, 0.5, "float32"))
+        assert_twins([ALL, ALL], settings, remembering(ALL, 0.5, "float32"))
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-40, 2.0**-60, 1e-3, 7.0, 900.0, 2.0**60, 1e40, 1e300])
 @pytest.mark.parametrize("fmt", ["fp4", "fp8"])
 def test_fixed_scales(scale: float, fmt: str) -> None:
-    for rounding in ("nearest", "stochastic"):
-        config = CO3Config(format=fmt, scale=scale, rounding=rounding, exact_below=0)
-        assert_twins([ALL, ALL], config, remembering(ALL, 1.0, "float32"), twins=FEW[:2])
+    for quantizer in THREE:
+        settings = configured(quantizer, format=fmt, scale=scale, exact_below=0)
+        assert_twins([ALL, ALL], settings, remembering(ALL, 1.0, "float32"), twins=FEW[:2])
 
 
 @pytest.mark.parametrize("bits", [0.005, 0.02, 0.1, 0.3, 0.8, 1.5, 3.0, 6.0])
@@ -269,8 +272,9 @@ def test_many_small_tensors() -> None:
         CO3Config(format="fp8", coder="huffman"),
         CO3Config(rate=RateLimit(bits_per_parameter=0.1)),
         CO3Config(format="e2m1", rounding="stochastic"),
+        CO3Config(rounding="rd", reconstruction="centroid", rate=RateLimit(bits_per_parameter=0.1)),
     ],
-    ids=["fp4", "fp8 huffman", "budget", "stochastic"],
+    ids=["fp4", "fp8 huffman", "budget", "stochastic", "rd"],
 )
 def test_across_real_segments_and_threads(config: CO3Config) -> None:
     """Nothing is made small here: three segments, of which the last has a few entries, and a tensor beside them."""

@@ -1,6 +1,6 @@
 """Compress: level indices to bytes and back, without loss."""
 
-from flwr_co3.compress.group import MAX_MAGNITUDE, Group, Model, Plan, plan, read_model
+from flwr_co3.compress.group import MAX_MAGNITUDE, Group, Model, Plan, ZeroModel, plan, read_model
 from flwr_co3.compress.levels import Levels
 from flwr_co3.compress.stream import CODERS
 from flwr_co3.compress.stream import read as read_stream
@@ -15,6 +15,7 @@ __all__ = [
     "Levels",
     "Model",
     "Plan",
+    "ZeroModel",
     "plan",
     "read_model",
     "read_stream",

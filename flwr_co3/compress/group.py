@@ -66,6 +66,11 @@ class Plan(NamedTuple):
         """Cost in all, about."""
         return cost_of_bytes(len(self.header) + len(self.raw)) + self.cost
 
+    @property
+    def is_zero(self) -> bool:
+        """Whether all entries are level 0."""
+        return self.header[0] == ZERO
+
     @classmethod
     def zeros(cls) -> Plan:
         """A group of level 0 alone."""

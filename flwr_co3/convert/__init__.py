@@ -1,7 +1,23 @@
 """Convert: arrays to level indices and back."""
 
-from flwr_co3.convert.conversion import Converted, convert, keep, magnitude_values
+from flwr_co3.convert.conversion import Converted, convert, keep, largest_number, magnitude_values
 from flwr_co3.convert.float_format import FloatFormat
 from flwr_co3.convert.optimal_scale import distortion, optimal_scale
+from flwr_co3.convert.quantizer import RECONSTRUCTIONS, ROUNDINGS, Cells, Codes, Quantizer, points_of
 
-__all__ = ["Converted", "FloatFormat", "convert", "distortion", "keep", "magnitude_values", "optimal_scale"]
+__all__ = [
+    "RECONSTRUCTIONS",
+    "ROUNDINGS",
+    "Cells",
+    "Codes",
+    "Converted",
+    "FloatFormat",
+    "Quantizer",
+    "convert",
+    "distortion",
+    "keep",
+    "largest_number",
+    "magnitude_values",
+    "optimal_scale",
+    "points_of",
+]

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from flwr_co3 import kernels
 from flwr_co3.convert.float_format import FloatFormat
+from flwr_co3.convert.quantizer import Cells
 from flwr_co3.moments import BLOCK, Source, segments
 
 Array = npt.NDArray[Any]
@@ -36,6 +37,7 @@ def convert(
     scales: Floats,
     units: Floats,
     *,
+    cells: Cells | None = None,
     rng: np.random.Generator | None = None,
     kept: Sequence[Array | None] | None = None,
 ) -> Converted:
@@ -53,8 +55,11 @@ def convert(
         What each tensor is multiplied by before rounding.
     units : ndarray of float64, shape (tensors,)
         Units of the errors that are squared, such as the tensors' peaks: they keep the squares in range.
+    cells : Cells, optional
+        Where levels end and what they decode to, a row for each tensor; without it, they are the nearest, and decode to
+        themselves.
     rng : numpy.random.Generator, optional
-        With it, rounding is stochastic.
+        With it, rounding is stochastic, whatever the edges are.
     kept : sequence of ndarray, optional
         Where the new memory of each tensor goes, which is what was to be sent less what will be decoded; this may be
         the place of the old one.
@@ -70,23 +75,31 @@ def convert(
         if fits and kernels.compiled() and source.update.dtype == np.float32
     ]
     if fast and rng is None:
-        _convert_compiled(fmt, sources, decay, scales, units, rng, kept, out, fast)
+        _convert_compiled(fmt, sources, decay, scales, units, cells, rng, kept, out, fast)
     compiled = set(fast)
     for t, source in enumerate(sources):
         if t not in compiled:
             new = None if kept is None else kept[t]
-            _convert_in_numpy(fmt, source, decay, float(scales[t]), rng, new, float(units[t]), out, t)
+            _convert_in_numpy(fmt, source, decay, float(scales[t]), cells, rng, new, float(units[t]), out, t)
         elif rng is not None:  # random numbers are drawn tensor by tensor
-            _convert_compiled(fmt, sources, decay, scales, units, rng, kept, out, [t])
+            _convert_compiled(fmt, sources, decay, scales, units, cells, rng, kept, out, [t])
     return out
 
 
-def magnitude_values(fmt: FloatFormat, scales: npt.ArrayLike, dtype: str) -> Floats:
-    """What each magnitude decodes to at scales of any shape, as far as a tensor's type goes: one more dimension."""
-    limit = (2 - 2**-7) * 2.0**127 if dtype == "bfloat16" else float(np.finfo(dtype).max)
+def magnitude_values(magnitudes: Floats, scales: npt.ArrayLike, dtype: str) -> Floats:
+    """What each magnitude decodes to at scales of any shape, as far as a tensor's type goes: one more dimension.
+
+    `magnitudes`, in units of the levels, may be one row for all scales or one for each.
+    """
     with np.errstate(over="ignore"):
-        values: Floats = np.minimum(fmt.magnitudes / np.asarray(scales, np.float64)[..., None], limit)
+        ratios = magnitudes / np.asarray(scales, np.float64)[..., None]
+    values: Floats = np.minimum(ratios, largest_number(dtype))
     return values
+
+
+def largest_number(dtype: str) -> float:
+    """The largest finite number of a floating-point type."""
+    return (2 - 2**-7) * 2.0**127 if dtype == "bfloat16" else float(np.finfo(dtype).max)
 
 
 def _convert_in_numpy(
@@ -94,18 +107,20 @@ def _convert_in_numpy(
     source: Source,
     decay: float,
     scale: float,
+    cells: Cells | None,
     rng: np.random.Generator | None,
     kept: Array | None,
     unit: float,
     out: Converted,
     t: int,
 ) -> None:
-    values = _symbol_values(fmt, scale, source)
+    values = _symbol_values(_points(fmt, cells, t), scale, source)
+    edges = None if cells is None else cells.edges[t]
     start = int(out.starts[t])
     for first in range(0, source.update.size, BLOCK):
         block = source.block(decay, first, first + BLOCK)
         symbols = out.symbols[start + first : start + first + block.size]
-        symbols[:] = fmt.quantize(block, scale, rng)
+        symbols[:] = fmt.quantize(block, scale, rng, edges)
         out.counts[t] += np.bincount(symbols, minlength=out.counts.shape[1])
         left = np.subtract(block, values[symbols], dtype=np.promote_types(block.dtype, np.float32))
         if kept is not None:
@@ -119,6 +134,7 @@ def _convert_compiled(
     decay: float,
     scales: Floats,
     units: Floats,
+    cells: Cells | None,
     rng: np.random.Generator | None,
     kept: Sequence[Array | None] | None,
     out: Converted,
@@ -131,7 +147,8 @@ def _convert_compiled(
     squares = np.zeros(len(runs))
     with np.errstate(over="ignore"):  # of those that are not converted here
         factors, inverse_units = scales.astype(np.float32), (1 / units).astype(np.float32)
-    values = _float32_values(fmt, sources, scales)
+    values = _float32_values(fmt, cells, sources, scales)
+    edges = None if cells is None or rng is not None else _float32_edges(cells)
     layout = (fmt.mantissa, fmt.bias, fmt.zero)
     new = None if kept is None else list(kept)
 
@@ -139,7 +156,7 @@ def _convert_compiled(
         run = slice(part.start, part.stop)
         loops.convert(
             *(updates, errors, decay, runs[run], factors, inverse_units, values, layout, nudge),
-            *(out.symbols, out.starts, new, counts[run], squares[run]),
+            *(out.symbols, out.starts, new, counts[run], squares[run], edges),
         )
 
     if rng is None:
@@ -160,13 +177,15 @@ def keep(
     scales: Floats,
     converted: Converted,
     kept: Sequence[Array],
+    *,
+    cells: Cells | None = None,
 ) -> None:
     """Write the new memory of each tensor after it has been converted without that."""
     loops = kernels.compiled()
     fast = [t for t, source in enumerate(sources) if loops is not None and source.update.dtype == np.float32]
     for t in sorted(set(range(len(sources))) - set(fast)):
         source, start = sources[t], int(converted.starts[t])
-        values = _symbol_values(fmt, float(scales[t]), source)
+        values = _symbol_values(_points(fmt, cells, t), float(scales[t]), source)
         for first in range(0, source.update.size, BLOCK):
             block = source.block(decay, first, first + BLOCK)
             symbols = converted.symbols[start + first : start + first + block.size]
@@ -177,7 +196,7 @@ def keep(
     updates, errors = _by_tensor(sources, fast)
     runs = segments([source.update.size for source in sources], fast)
     tables = np.zeros((len(sources), 256), np.float32)
-    tables[:, fmt.zero : 2 * fmt.zero + 1] = _float32_values(fmt, sources, scales)
+    tables[:, fmt.zero : 2 * fmt.zero + 1] = _float32_values(fmt, cells, sources, scales)
     tables[:, : fmt.zero] = -tables[:, 2 * fmt.zero : fmt.zero : -1]
     mostly_zero = int(converted.counts[:, fmt.zero].sum()) > 0.8 * converted.symbols.size
     zero, places = fmt.zero if mostly_zero else -1, list(kept)
@@ -189,20 +208,32 @@ def keep(
     kernels.each(work, kernels.shares(len(runs), converted.symbols.size))
 
 
-def _symbol_values(fmt: FloatFormat, scale: float, source: Source) -> Array:
+def _points(fmt: FloatFormat, cells: Cells | None, t: int) -> Floats:
+    """What the magnitudes of a tensor decode to, in units of the levels."""
+    return fmt.magnitudes if cells is None else cells.points[t]
+
+
+def _symbol_values(points: Floats, scale: float, source: Source) -> Array:
     """What each symbol of a tensor decodes to, in the type of its update: that may hold more than what is received."""
     received = source.received or source.update.dtype
-    magnitudes = magnitude_values(fmt, scale, received.name).astype(received).astype(source.update.dtype)
+    magnitudes = magnitude_values(points, scale, received.name).astype(received).astype(source.update.dtype)
     return np.concatenate([-magnitudes[:0:-1], magnitudes])
 
 
-def _float32_values(fmt: FloatFormat, sources: Sequence[Source], scales: Floats) -> npt.NDArray[np.float32]:
+def _float32_values(
+    fmt: FloatFormat, cells: Cells | None, sources: Sequence[Source], scales: Floats
+) -> npt.NDArray[np.float32]:
     """What each magnitude of each tensor decodes to, shape (tensors, zero + 1)."""
-    values = magnitude_values(fmt, scales, "float32").astype(np.float32)
+    values = magnitude_values(fmt.magnitudes if cells is None else cells.points, scales, "float32").astype(np.float32)
     for t, source in enumerate(sources):
         if source.received is not None and source.update.dtype == np.float32:
-            values[t] = _symbol_values(fmt, float(scales[t]), source)[fmt.zero :]
+            values[t] = _symbol_values(_points(fmt, cells, t), float(scales[t]), source)[fmt.zero :]
     return values
+
+
+def _float32_edges(cells: Cells) -> npt.NDArray[np.float32]:
+    """Where each magnitude of each tensor begins, shape (tensors, zero + 1): nothing is below the first."""
+    return np.pad(cells.edges.astype(np.float32), ((0, 0), (1, 0)))
 
 
 def _by_tensor(sources: Sequence[Source], which: Sequence[int]) -> tuple[list[Array | None], list[Array | None]]:

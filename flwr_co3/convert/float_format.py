@@ -22,6 +22,9 @@ PRESETS: dict[str, tuple[int, int, int, bool, int]] = {
     "fp8_143": (4, 3, 10, False, 0),  # CO3, 239 levels
     "e2m1": (2, 1, 1, True, 0),  # OCP MX FP4, 15 levels
     "e4m3": (4, 3, 7, True, 1),  # OCP FP8: one code is NaN, 253 levels
+    "uniform": (1, 6, -5, True, 0),  # the integers from -127 to 127: a plain uniform grid
+    "e2m5": (2, 5, -4, True, 0),  # the integers to 64, then every second to 128, every fourth to 252: 255 levels
+    "e3m4": (3, 4, -3, True, 0),  # the integers to 32, and so on to 1984: 255 levels
     "e5m2": (5, 2, 15, False, 0),  # OCP FP8: the top exponent is infinity and NaN
 }
 
@@ -39,7 +42,8 @@ class FloatFormat:
     ----------
     name : str, optional
         One of ``fp4`` ([1,2,1], 11 levels), ``fp8`` ([1,5,2], 247), ``fp8_143`` ([1,4,3], 239): the formats of the
-        CO3 paper; ``e2m1`` (15), ``e4m3`` (253), ``e5m2`` (247): the OCP ones. Without a name, give the fields.
+        CO3 paper; ``e2m1`` (15), ``e4m3`` (253), ``e5m2`` (247): the OCP ones; ``uniform``, ``e2m5`` and ``e3m4``
+        (255 each): evenly spaced at first, 127, 64 and 32 steps of it. Without a name, give the fields.
     exponent : int
         Exponent bits E, 1 to 8.
     mantissa : int
@@ -139,7 +143,11 @@ class FloatFormat:
         return np.dtype(np.uint8 if 2 * self.zero < 256 else np.uint16)
 
     def quantize(
-        self, x: npt.ArrayLike, scale: float, rng: np.random.Generator | None = None
+        self,
+        x: npt.ArrayLike,
+        scale: float,
+        rng: np.random.Generator | None = None,
+        edges: npt.NDArray[np.float64] | None = None,
     ) -> npt.NDArray[np.unsignedinteger[Any]]:
         """Round ``scale * x`` to levels.
 
@@ -152,6 +160,10 @@ class FloatFormat:
         rng : numpy.random.Generator, optional
             With it, rounding is stochastic: up or down at random, so that the expected level is the value itself
             (inside the range of the levels). Without it, to the nearest level, ties away from zero.
+        edges : ndarray of float64, shape (zero,), optional
+            Where magnitudes end, instead of midway to the next: a value below the edge before its nearest level is
+            rounded to the level below that one. Each edge lies in the nearest cell of the level above it. Not with
+            `rng`.
 
         Returns
         -------
@@ -173,16 +185,20 @@ class FloatFormat:
         single = values.dtype.itemsize <= 4 and values.dtype.kind != "i" and 2.0**-60 < scale < 2.0**60
         work = np.float32 if single else np.float64
         factor = work(scale)
+        begins = None if edges is None or rng is not None else np.append(0, edges).astype(np.float32)
         for start in range(0, flat.size, BLOCK):
             block: npt.NDArray[Any] = flat[start : start + BLOCK].astype(work)
             with np.errstate(over="ignore"):  # infinity saturates like any large value
                 block *= factor
                 scaled = block.astype(np.float32, copy=False)
-            symbols[start : start + BLOCK] = self._round(scaled, rng)
+            index = self._round(scaled, rng)
+            if begins is not None:
+                index -= np.abs(scaled) < begins[index]
+            symbols[start : start + BLOCK] = _signed(index, scaled) + self.zero
         return symbols.reshape(values.shape)
 
     def _round(self, y: Float32s, rng: np.random.Generator | None) -> npt.NDArray[np.int32]:
-        """Symbols of one block of scaled values.
+        """Magnitudes, by number, of one block of scaled values.
 
         Between 0 and the smallest normal level the levels are equally spaced; above it, the k-th level is the k-th
         float32 bit pattern that has no mantissa bits below the M-th, so rounding is an addition and a shift.
@@ -203,10 +219,6 @@ class FloatFormat:
         index += normal
         index -= (128 - self.bias) << self.mantissa  # the bit pattern of the smallest normal level
         np.minimum(index, self.zero, out=index)
-        sign = y.view(np.int32) >> 31  # 0 or -1: two's complement negates where it is -1
-        index ^= sign
-        index -= sign
-        index += self.zero
         return index
 
     def draws(self, rng: np.random.Generator, entries: int) -> npt.NDArray[np.int32]:
@@ -236,3 +248,11 @@ class FloatFormat:
         with np.errstate(over="ignore"):
             values: npt.NDArray[np.float64] = self.levels / np.float64(scale)
         return values
+
+
+def _signed(index: npt.NDArray[np.int32], y: Float32s) -> npt.NDArray[np.int32]:
+    """Give numbers the signs of values, in place."""
+    sign = y.view(np.int32) >> 31  # 0 or -1: two's complement negates where it is -1
+    index ^= sign
+    index -= sign
+    return index

@@ -79,6 +79,11 @@ class ErrorMemory:
         return dict(self._stored)
 
     @property
+    def empty(self) -> bool:
+        """Whether nothing is stored."""
+        return not self._stored
+
+    @property
     def norm(self) -> float:
         """Euclidean norm of all stored errors, in the units of the update."""
         errors = measure([Source(flat(self._load(name)), None) for name in self._stored], 0.0)

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from flwr_co3.convert import Converted, FloatFormat, convert, keep, magnitude_values
+from flwr_co3.convert import Cells, Converted, FloatFormat, convert, keep, magnitude_values, points_of
 from flwr_co3.moments import BLOCK, Source, flat
 from tests.samples import FORMATS, Array, gennorm
 
@@ -77,7 +77,7 @@ def test_what_is_lost_is_kept(name: str, scale: float) -> None:
     converted = convert(fmt, sources, decay, scales, units, kept=kept)
     later = [np.full_like(x, np.nan) for x in updates]
     keep(fmt, sources, decay, scales, convert(fmt, sources, decay, scales, units), later)
-    magnitudes = magnitude_values(fmt, scale, "float32")
+    magnitudes = magnitude_values(fmt.magnitudes, scale, "float32")
     values = np.concatenate([-magnitudes[:0:-1], magnitudes]).astype("f4")
     for t, (x, error) in enumerate(zip(updates, errors, strict=True)):
         v = x if error is None else error * np.float32(decay) + x
@@ -104,3 +104,26 @@ def test_keeping_where_most_is_zero(share: float) -> None:
     kept = np.full_like(x, np.nan)
     keep(fmt, [Source(x, None)], 0.0, np.ones(1), converted, [kept])
     assert kept.tobytes() == (x - fmt.levels[converted.symbols].astype("f4")).tobytes()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("memory", [False, True])
+def test_cells_decide_what_is_rounded_to_what_and_kept(name: str, memory: bool) -> None:
+    fmt = FloatFormat(name)
+    x = (gennorm(0.8, 5000, 2.0) * fmt.magnitudes[1]).astype("f4")
+    error = (gennorm(0.8, 5000, 1.0, 1) * fmt.magnitudes[1]).astype("f4") if memory else None
+    rng = np.random.default_rng(0)
+    ends = np.append(fmt.edges[1:], fmt.magnitudes[-1])
+    edges = fmt.edges + rng.random(fmt.zero) * (ends - fmt.edges)
+    codes = rng.integers(-128, 128, fmt.zero).astype(np.int8)
+    cells = Cells(edges[None], points_of(fmt, codes)[None], codes[None])
+    kept = [np.empty_like(x)]
+    converted = convert(fmt, [Source(x, error)], 0.5, np.ones(1), np.ones(1), cells=cells, kept=kept)
+    v = x if error is None else error * np.float32(0.5) + x
+    magnitude = np.searchsorted(edges.astype("f4"), np.abs(v), side="right")
+    np.testing.assert_array_equal(converted.symbols, fmt.zero + np.where(v < 0, -magnitude, magnitude))
+    sent = np.where(v < 0, -1, 1) * cells.points[0].astype("f4")[magnitude]
+    np.testing.assert_array_equal(kept[0], v - sent)
+    later = [np.empty_like(x)]
+    keep(fmt, [Source(x, error)], 0.5, np.ones(1), converted, later, cells=cells)
+    assert later[0].tobytes() == kept[0].tobytes()

@@ -22,7 +22,7 @@ from flwr_co3.codec import Codec
 from flwr_co3.config import CO3Config
 from flwr_co3.correct import Kept, MemoryStore
 from flwr_co3.server import CO3Strategy
-from tests.flower.helpers import Tensors, arrays, context, frame_of, message, model_of, record, reply_with
+from tests.flower.helpers import Tensors, arrays, context, frame_of, message, model_of, record, reply_with, specs
 
 MODEL: Tensors = {"w": np.linspace(-1, 1, 24, dtype="f4").reshape(4, 6), "b": np.zeros(8, "f4"), "n": np.array(3)}
 LOSSY = ("w", "b")
@@ -388,6 +388,6 @@ def with_metrics(reply: Message, metrics: Mapping[str, int | float]) -> Message:
 
 def add(total: Tensors, frame: bytes) -> None:
     """Add what a frame says of the lossy tensors."""
-    for name, sent in Codec().decode(frame).items():
+    for name, sent in Codec().decode(frame, like=specs(MODEL)).items():
         if name in LOSSY:
             total[name] += sent

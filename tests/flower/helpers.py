@@ -20,7 +20,9 @@ from flwr.app import (
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
+from flwr_co3._replies import SentModel, loaders
 from flwr_co3.config import CO3Config
+from flwr_co3.frame import TensorSpec
 
 App = Callable[[Message, Context], Message]
 Tensors = dict[str, NDArray[Any]]
@@ -99,6 +101,11 @@ def model_of(content: RecordDict) -> ArrayRecord:
 def frame_of(reply: Message) -> bytes:
     assert set(model_of(reply.content)) == {"co3"}, "the reply is not compressed"
     return model_of(reply.content)["co3"].data
+
+
+def specs(model: Mapping[str, NDArray[Any]]) -> Mapping[str, TensorSpec]:
+    """What a server knows of the tensors in its clients' frames."""
+    return SentModel(loaders(record(model)), CO3Config()).like
 
 
 def raising(*_: object) -> Message:

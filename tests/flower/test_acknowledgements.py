@@ -31,6 +31,7 @@ from tests.flower.helpers import (
     raising,
     record,
     reply_with_change,
+    specs,
     train_message,
 )
 
@@ -71,7 +72,7 @@ def changes(model: Tensors, times: int) -> Tensors:
 
 def assert_all_there(model: Tensors, times: int, sent: list[bytes], memory: Tensors) -> None:
     """Check that what was aggregated and what is in memory is what was learnt in so many rounds."""
-    decoded = [Codec().decode(frame) for frame in sent]
+    decoded = [Codec().decode(frame, like=specs(model)) for frame in sent]
     for name, learnt in changes(model, times).items():
         there = sum(update[name] for update in decoded) + memory[name]
         np.testing.assert_allclose(there, learnt, atol=1e-6)
@@ -303,6 +304,7 @@ def test_a_node_with_several_messages_in_a_round_gets_no_numbers(model: Tensors)
             first, second = super().configure_train(*args, **kwargs), super().configure_train(*args, **kwargs)
             return [*first, *(message for message in second if message.metadata.dst_node_id == 1)]
 
+    del model["bn.num_batches_tracked"]  # FedAvg makes fractions of it, which is another table in the second round
     strategy = CO3Strategy(Twice(fraction_evaluate=0.0))
     numbered = [(m.metadata.dst_node_id, order_of(m).turn is not None) for m in asked(strategy, model)]
     assert sorted(numbered) == [(1, False), (1, False), (2, True)]

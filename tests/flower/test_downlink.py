@@ -30,6 +30,7 @@ from tests.flower.helpers import (
     model_of,
     record,
     reply_with_change,
+    specs,
 )
 
 pytestmark = pytest.mark.usefixtures("task")
@@ -506,7 +507,7 @@ def test_whoever_is_sampled_when_trains_from_the_servers_version_and_its_update_
             assert got or fates[node - 1] == "forgets", "only a client that lost its model may refuse frames"
             assert all(np.array_equal(got[0][name], held_by(strategy)[name]) for name in now if got)
             if not reply.has_error():
-                updates.append(FrameReader(frame_of(reply)).read("w"))
+                updates.append(FrameReader(frame_of(reply), like=specs(now)).read("w"))
         sent = [part.count_bytes() for message in grid.sent for part in message.content.values()]
         if asked:
             assert result.train_metrics_clientapp[1]["co3-downlink-message-bytes"] == sum(sent)

@@ -36,7 +36,7 @@ from flwr_co3.config import CO3Config
 from flwr_co3.frame import FrameReader
 from flwr_co3.legacy import CO3LegacyStrategy
 from flwr_co3.rate import RateLimit
-from tests.flower.helpers import EVERYTHING_EXACT, Tensors, context, message
+from tests.flower.helpers import EVERYTHING_EXACT, Tensors, context, message, specs
 
 FitResult = tuple[list[NDArray[Any]], int, dict[str, Any]]
 Answer = Callable[[FitIns], FitRes]
@@ -168,7 +168,7 @@ def test_lossy_results_are_the_model_plus_the_update(model: Tensors, parameters:
         return result
 
     result, _ = one_round(CO3LegacyStrategy(avg()), [listening], parameters)
-    reader = FrameReader(frames[0])
+    reader = FrameReader(frames[0], like=specs(dict(zip(map(str, range(5)), model.values(), strict=True))))
     assert_same(
         result,
         [

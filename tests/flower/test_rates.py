@@ -5,16 +5,27 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Message, MetricRecord
+from flwr.app import ConfigRecord, Message, MetricRecord
 from flwr.common import FitIns, ndarrays_to_parameters
 from flwr.server import SimpleClientManager
 from flwr.server.strategy import FedAvg as LegacyFedAvg
 from flwr.serverapp.strategy import FedAvg, FedMedian, Strategy
 
-from flwr_co3 import CO3Config, CO3Mod, CO3Strategy, RateLimit
+from flwr_co3 import CO3Config, CO3Mod, CO3Strategy, Codec, FrameError, RateLimit
 from flwr_co3.legacy import CO3LegacyStrategy
 from flwr_co3.schedules import follow_loss, linear, steps
-from tests.flower.helpers import App, LocalGrid, Tensors, arrays, context, frame_of, model_of, record, reply_with_change
+from tests.flower.helpers import (
+    App,
+    LocalGrid,
+    Tensors,
+    arrays,
+    context,
+    frame_of,
+    model_of,
+    record,
+    reply_with_change,
+    specs,
+)
 from tests.flower.test_client import ORDER, Client, frame_of_fit
 from tests.flower.test_legacy import proxy
 from tests.flower.test_server import avg, client, edited, reframed, run, step
@@ -228,3 +239,32 @@ def test_exact_tensors_above_the_budget_leave_the_empty_update_and_the_metrics_s
     assert record(model).keys() == result.arrays.keys()
     for name, array in arrays(result.arrays).items():
         np.testing.assert_array_equal(array, model[name])
+
+
+def test_a_server_that_knows_the_tensors_gets_frames_without_their_names(model: Tensors) -> None:
+    """Not where there are whole numbers: FedAvg makes fractions of them, and the table would be another."""
+    del model["bn.num_batches_tracked"]
+    rate = RateLimit(bytes_per_round=400)
+    grid = LocalGrid({1: client(1), 2: client(2)})
+    result = run(CO3Strategy(avg(), CO3Config(rate=rate)), grid, model)
+    for reply in grid.train_replies():
+        with pytest.raises(FrameError, match="refers to a table of tensors that its receiver knows"):
+            Codec().decode(frame_of(reply))
+    updates = [Codec().decode(frame_of(reply), like=specs(model)) for reply in grid.train_replies()]
+    for name in ("conv.weight", "fc.weight"):
+        expected = model[name] + (updates[0][name] + updates[1][name]) / 2
+        np.testing.assert_allclose(arrays(result.arrays)[name], expected, atol=1e-6)
+
+
+def test_a_lost_update_without_names_is_put_back(model: Tensors) -> None:
+    del model["bn.num_batches_tracked"]
+    grid = LocalGrid({1: client(1)})
+    strategy = CO3Strategy(avg(), CO3Config(rate=RateLimit(bytes_per_round=400)))
+    (lost,) = strategy.configure_train(1, record(model), ConfigRecord(), grid)
+    (frame,) = map(frame_of, grid.send_and_receive([lost]))  # and the reply never comes
+    assert np.any(Codec().decode(frame, like=specs(model))["conv.weight"])
+    result = run(strategy, grid, model)
+    memory = arrays(grid.contexts[1].state.array_records["co3-memory"])
+    for name in ("conv.weight", "fc.weight"):
+        learnt = 2 * (step(1)(name, model[name]) - model[name])
+        np.testing.assert_allclose(arrays(result.arrays)[name] + memory[name], model[name] + learnt, atol=1e-6)

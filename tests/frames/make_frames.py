@@ -10,9 +10,11 @@ import numpy as np
 
 from flwr_co3.codec import Codec
 from tests.kinds import kinds
+from tests.known import known_kinds, like
 from tests.samples import Array
 
 FOLDER = Path(__file__).parent
+KNOWN_FOLDER = FOLDER / "known"  # frames that can only be read with the arrays' names, dtypes and shapes
 _BFLOAT16 = "bfloat16:"  # before the names of arrays that are kept as their bits, since npz has no such dtype
 
 
@@ -40,13 +42,14 @@ def read_arrays(path: Path) -> dict[str, Array]:
 
 def main() -> None:
     """Make the frames that are not there yet."""
-    for name, kind in kinds().items():
-        path = FOLDER / f"{name.replace(' ', '-')}.frame"
-        if path.exists():
-            continue
-        frame = kind.frame()
-        path.write_bytes(frame)
-        write_arrays(path.with_suffix(".npz"), Codec().decode(frame))
+    for folder, all_kinds in ((FOLDER, kinds()), (KNOWN_FOLDER, known_kinds())):
+        for name, kind in all_kinds.items():
+            path = folder / f"{name.replace(' ', '-')}.frame"
+            if path.exists():
+                continue
+            frame = kind.frame()
+            path.write_bytes(frame)
+            write_arrays(path.with_suffix(".npz"), Codec().decode(frame, like=like(kind.update)))
 
 
 if __name__ == "__main__":

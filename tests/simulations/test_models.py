@@ -43,7 +43,7 @@ def test_weights_depend_on_the_seed_alone_and_leave_the_random_state() -> None:
 
 
 def test_an_unknown_model_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"There is no model 'vgg'. Choose one of: cnn, resnet18, torchvision:<name>"):
+    with pytest.raises(ValueError, match=r"There is no model 'vgg'. Choose one of: cnn, cnn-small, resnet18, torchv"):
         make_model("vgg", Shape(1, 8, 8, 10), seed=0)
 
 

@@ -3,7 +3,10 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from simulations import tasks
+from simulations.subset import Subset
 from simulations.tasks import evaluation_examples, find_columns, image_shape, partition_examples
 
 
@@ -28,7 +31,7 @@ def test_partitions_divide_the_training_data(partitioner: str) -> None:
 
 def test_partitions_depend_on_the_seed_alone() -> None:
     first = partition_examples("digits", "dirichlet:alpha=0.5", 3, 1, 4)
-    partition_examples.cache_clear()
+    tasks._divided.cache_clear()
     again = partition_examples("digits", "dirichlet:alpha=0.5", 3, 1, 4)
     other = partition_examples("digits", "dirichlet:alpha=0.5", 4, 1, 4)
 
@@ -36,8 +39,26 @@ def test_partitions_depend_on_the_seed_alone() -> None:
     assert first.images.shape != other.images.shape or (first.images != other.images).any()
 
 
-def test_a_partition_stays_in_memory() -> None:
-    assert partition_examples("digits", "iid", 0, 0, 3) is partition_examples("digits", "iid", 0, 0, 3)
+def test_a_subset_is_the_same_each_time_and_validation_takes_no_test_example() -> None:
+    subset = Subset(train=200, test=50)
+    parts = [partition_examples("digits", "iid", 0, part, 4, subset) for part in range(4)]
+    tuned = [partition_examples("digits", "iid", 0, part, 4, subset._replace(validation=True)) for part in range(4)]
+    held_out = evaluation_examples("digits", subset._replace(validation=True))
+
+    assert [len(part.labels) for part in parts] == [50] * 4 and [len(part.labels) for part in tuned] == [45] * 4
+    assert evaluation_examples("digits", subset).images.shape == (50, 1, 8, 8) and len(held_out.labels) == 20
+    together = [set(rows(np.concatenate([part.images for part in each]))) for each in (parts, tuned)]
+    assert together[1] | set(rows(held_out.images)) == together[0]
+    assert not together[1] & set(rows(held_out.images))
+
+
+def rows(images: NDArray[np.uint8]) -> list[bytes]:
+    return [image.tobytes() for image in images]
+
+
+def test_a_subset_larger_than_the_data_set_is_refused() -> None:
+    with pytest.raises(ValueError, match="has 450 examples in a split of which 451 are to be used"):
+        evaluation_examples("digits", Subset(test=451))
 
 
 def test_shards_have_few_classes_and_dirichlet_skews_them() -> None:

@@ -1,0 +1,130 @@
+"""A scheme's part of a frame: its name, numbers and levels, to bytes and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from flwr_co3.compress import Model
+from flwr_co3.errors import FrameError
+from flwr_co3.schemes.levels import read_levels, read_models, write_levels
+from flwr_co3.schemes.registry import scheme_class
+from flwr_co3.schemes.scheme import Floats, Parts, Scheme
+from flwr_co3.wire import Reader, Writer
+
+#: Vectors whose largest magnitude lies within these are coded as they are; others in units of a power of two.
+_PLAIN = 2.0**-60, 2.0**60
+_MAX_EXPONENT = 1100
+
+
+class Message(NamedTuple):
+    """What one frame says, before it is bytes."""
+
+    scheme: Scheme
+    parts: Parts
+    exponent: int  # vectors are in units of 2 to this power
+    fresh: bool  # whether the sender's memory was empty
+
+
+def exponent_for(peak: float) -> int:
+    """Exponent of the unit for vectors of this largest magnitude: squares of numbers in it stay in range."""
+    return 0 if not peak or _PLAIN[0] <= peak <= _PLAIN[1] else math.frexp(peak)[1]
+
+
+def write_body(message: Message) -> tuple[bytes, list[bytes]]:
+    """Return a frame's section of models, and its coded section in parts.
+
+    Raises
+    ------
+    ValueError
+        If a scheme made numbers that are not finite: a mistake in the scheme.
+    """
+    scheme, parts, exponent, fresh = message
+    if not np.isfinite(parts.numbers).all():
+        raise ValueError(f"The scheme {scheme.name} made numbers that are not finite.")
+    coded = write_levels(parts.levels)
+    head = Writer()
+    head.block(scheme.name.encode("ascii"))
+    head.varint(2 * _zigzag(exponent) + fresh)
+    head.varint(parts.numbers.size)
+    head += parts.numbers.astype("<f4").tobytes()
+    head += coded.models
+    tail = Writer()
+    tail.block(coded.low)
+    tail.block(parts.raw)
+    return bytes(head), [bytes(tail), *coded.stream]
+
+
+class Body:
+    """A scheme's part of a received frame.
+
+    Parameters
+    ----------
+    models, coded : memoryview
+        The frame's sections.
+    sizes : sequence of int
+        Entries of each vector, from the frame's table of tensors.
+
+    Raises
+    ------
+    FrameError
+        If the sections are not what they should be, or the scheme is not installed here.
+    """
+
+    def __init__(self, models: memoryview, coded: memoryview, sizes: Sequence[int]) -> None:
+        head = Reader(models, "section of models")
+        self.scheme = _scheme(head.block())
+        said = head.varint(4 * _MAX_EXPONENT)
+        self.exponent, self.fresh = _unzigzag(said // 2), bool(said % 2)
+        self._numbers = np.frombuffer(head.take(4 * head.varint(head.left // 4)), "<f4").astype(np.float32)
+        if not np.isfinite(self._numbers).all():
+            raise FrameError("The frame has numbers that are not finite.")
+        self.sizes = list(sizes)
+        self._lengths = self.scheme.lengths(self.sizes)
+        self._models: list[Model] = read_models(head, self._lengths)
+        head.finish()
+        self._coded = coded
+
+    def parts(self) -> Parts:
+        """Decode the levels."""
+        tail = Reader(self._coded, "coded section")
+        low, raw = tail.block(), bytes(tail.block())
+        return Parts(read_levels(tail.take(tail.left), low, self._models, self._lengths), self._numbers, raw)
+
+    def vectors(self) -> Iterator[Floats]:
+        """Decode the vectors, in the units of the update.
+
+        Raises
+        ------
+        FrameError
+            If that can't be done.
+        """
+        parts = self.parts()
+        try:
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+                for size, vector in zip(self.sizes, self.scheme.decode(parts, self.sizes), strict=True):
+                    if vector.shape != (size,) or np.isnan(vector).any():
+                        raise FrameError(f"The scheme {self.scheme.name} can't decode what the frame says.")
+                    yield np.ldexp(vector, self.exponent)
+        except FrameError:
+            raise
+        except Exception as error:  # the scheme may be anyone's, and the bytes too
+            raise FrameError(f"The scheme {self.scheme.name} can't decode the frame: {error!r}.") from error
+
+
+def _scheme(name: memoryview) -> Scheme:
+    try:
+        return scheme_class(str(name, "ascii"))()
+    except ValueError as error:
+        raise FrameError(f"The frame is of a scheme that is not known here. {error}") from error
+
+
+def _zigzag(value: int) -> int:
+    return 2 * value if value >= 0 else -2 * value - 1
+
+
+def _unzigzag(code: int) -> int:
+    return code // 2 if code % 2 == 0 else -(code + 1) // 2

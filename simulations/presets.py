@@ -1,0 +1,31 @@
+"""Tasks by name: settings that belong together."""
+
+from typing import Any
+
+from simulations.choices import look_up
+
+CIFAR10 = "uoft-cs/cifar10"  # its name on the Hugging Face Hub
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "digits": {},
+    "cifar10": {"dataset": CIFAR10, "rounds": 15, "batch_size": 32, "learning_rate": 0.02},
+    # For studies of many runs: some 15 seconds of one core each.
+    "cifar10-small": {
+        "dataset": CIFAR10,
+        "train_examples": 3000,
+        "test_examples": 2000,
+        "model": "cnn-small",
+        "rounds": 25,
+    },
+}
+
+
+def preset(name: str) -> dict[str, Any]:
+    """Return the settings of a task that differ from the defaults.
+
+    Raises
+    ------
+    ValueError
+        If there is no such task.
+    """
+    return dict(look_up(PRESETS, name, "task"))

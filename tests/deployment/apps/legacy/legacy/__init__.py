@@ -1,0 +1,1 @@
+"""An app of the older API: NumPyClient and flwr.server.strategy."""

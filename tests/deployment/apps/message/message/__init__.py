@@ -1,0 +1,1 @@
+"""The app that most of these tests run."""

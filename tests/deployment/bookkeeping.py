@@ -1,0 +1,125 @@
+"""The invariant of docs/deployment.md, worked out from the files that clients and server left."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flwr_co3 import Codec
+
+Vector = NDArray[np.float64]
+
+TENSOR = "w"  # the one that is not exact
+
+
+def about(file: Path) -> dict[str, Any]:
+    """Return what a store's file says of itself."""
+    with np.load(file) as archive:
+        fields: dict[str, Any] = json.loads(archive["about"].tobytes())
+    return fields
+
+
+class Memory(NamedTuple):
+    """What a client's store held: read as docs/deployment.md says that anyone can."""
+
+    errors: Vector
+    turn: int | None  # of the last update
+    sent: Vector  # that update
+
+    @classmethod
+    def read(cls, file: Path, like: Vector) -> "Memory | None":
+        """Read a file; None if there is none."""
+        if not file.exists():
+            return None
+        with np.load(file) as archive:
+            tensors, last = (about(file)[name] for name in ("tensors", "last"))
+            errors = np.zeros_like(like)
+            if TENSOR in tensors:
+                errors = archive[str(tensors.index(TENSOR))].astype(np.float64)
+            frame = archive["frame"].tobytes()
+        sent = np.asarray(Codec().decode(frame).get(TENSOR, 0.0) if last else 0.0, np.float64)
+        return cls(errors, last and last["turn"], np.broadcast_to(sent, like.shape))
+
+
+class Entry(NamedTuple):
+    """What a client wrote down of one train message."""
+
+    key: str  # run and round
+    node: int
+    turn: int
+    fault: str
+    before: Memory | None
+    update: Vector | None  # what training gave, if it came so far
+
+    @classmethod
+    def read(cls, file: Path, like: Vector) -> "Entry":
+        """Read a journal's entry."""
+        fields: dict[str, Any] = json.loads(file.read_text())
+        stem = file.with_suffix("")
+        update = stem.with_suffix(".update.npy")
+        return cls(
+            **fields,
+            before=Memory.read(stem.with_suffix(".before.npz"), like),
+            update=np.load(update).astype(np.float64) if update.exists() else None,
+        )
+
+
+class Account(NamedTuple):
+    """What became of a node's updates."""
+
+    entries: list[Entry]
+    kept: int
+    aggregated: int
+
+
+def check(folder: Path, node: int, decay: float) -> Account:
+    """Check that nothing of a node's updates was lost or counted twice, at each train message and at the end.
+
+    Parameters
+    ----------
+    folder : Path
+        The run's.
+    node : int
+        The SuperNode's number.
+    decay : float
+        The run's ``memory_decay``.
+    """
+    with np.load(folder / "checkpoint.npz") as archive:
+        server = {name: archive[name].astype(np.float64) for name in archive.files if "/" in name}
+        like = np.zeros(archive[TENSOR].shape)
+    own = folder / f"node-{node}"
+    entries = [Entry.read(file, like) for file in sorted(own.glob("entry-*.json"))]
+    memories = [file for file in (own / "store").glob("co3-*.npz") if about(file)["key"].startswith("run ")]
+    assert len(memories) <= 1, f"one run and node, and {len(memories)} memories"
+    last = Memory.read(memories[0], like) if memories else None
+
+    keys: dict[int | None, str] = {entry.turn: f"{entry.node}/{entry.key}" for entry in entries}
+    produced, gone, aggregated, kept = like.copy(), like.copy(), like.copy(), 0
+
+    def outstanding(memory: Memory | None) -> Vector:
+        if memory is None:
+            return np.zeros_like(like)
+        return memory.errors + (0 if keys.get(memory.turn) in server else memory.sent)
+
+    for entry, after in zip(entries, [*(entry.before for entry in entries[1:]), last], strict=True):
+        what = f"{folder.name}, node {node}, {entry}"
+        np.testing.assert_allclose(aggregated + outstanding(entry.before), produced - gone, atol=1e-4, err_msg=what)
+        before = entry.before
+        if entry.fault == "finds its memory damaged":
+            gone += outstanding(before)
+            before = None
+        if after is not None and after.turn == entry.turn:
+            assert entry.update is not None, f"kept, and never produced: {what}"
+            produced += entry.update
+            gone += (1 - decay) * outstanding(before)
+            kept += 1
+        else:
+            assert (after and after.turn) == (before and before.turn), f"the memory changed for no reason: {what}"
+        aggregated += server.get(keys[entry.turn], 0)
+    np.testing.assert_allclose(aggregated + outstanding(last), produced - gone, atol=1e-4, err_msg=f"{folder}, {node}")
+
+    counted = [name for name in server if name in keys.values()]
+    assert sum(name.startswith(f"{entries[0].node}/") for name in server) == len(counted), "aggregated, and not sent"
+    return Account(entries, kept, len(counted))
