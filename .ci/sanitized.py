@@ -38,7 +38,8 @@ def check_sanitizer() -> None:
         os.dup2(silence, 2)
         poison = ctypes.CDLL(None).__asan_poison_memory_region
         poison(ctypes.c_void_p(packed.ctypes.data), ctypes.c_size_t(packed.size))
-        kernels.compiled().dequantize(packed, 1, 0, values, out, False)
+        digits, segments = np.array([1, 0, 0, 3]), np.array([0, 0, 64])
+        kernels.compiled().dequantize([packed], digits, values, segments, [out], False)
         os._exit(0)
     if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 1:
         sys.exit("The loops read memory that the address sanitizer forbids, and it says nothing.")

@@ -19,9 +19,12 @@ from flwr_co3.frame import TensorSpec
 logger = getLogger("flwr.co3")
 
 
+_NAMING = 1024  # the last bytes of a frame: the very last of them are a checksum of all
+
+
 def update_id(turn: int, frame: bytes) -> bytes:
-    """Return the name of an update: 8 bytes that server and client compute alike."""
-    return blake2b(frame, digest_size=8, salt=turn.to_bytes(8, "little")).digest()
+    """Return the name of an update: 8 bytes that server and client compute alike, from the end of its frame."""
+    return blake2b(frame[-_NAMING:], digest_size=8, salt=turn.to_bytes(8, "little")).digest()
 
 
 class Ledger:

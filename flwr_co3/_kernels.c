@@ -120,8 +120,8 @@ INLINE int check_segments(const Segment *segments, Py_ssize_t count, const Buffe
         Segment s = segments[k];
         if (s.tensor < 0 || s.tensor >= updates->count || s.start < 0 || s.stop < s.start ||
             s.stop > updates->views[s.tensor].len / 4)
-            return too_short("update");
-        if (data_of(errors, s.tensor) && errors->views[s.tensor].len < updates->views[s.tensor].len)
+            return too_short("list of entries");
+        if (errors && data_of(errors, s.tensor) && errors->views[s.tensor].len < updates->views[s.tensor].len)
             return too_short("memory");
     }
     return 0;
@@ -195,8 +195,7 @@ INLINE Moments moments_body(Source s, Segment run, uint32_t *bins) {
 static Moments moments_plain(Source s, Segment run, uint32_t *bins) { return moments_body(s, run, bins); }
 #ifdef HAVE_AVX2
 AVX2 static Moments moments_avx2(Source s, Segment run, uint32_t *bins) {
-    if (bins) return moments_body(s, run, bins);
-    return s.error ? moments_body(s, run, NULL) : moments_body(s, run, NULL);
+    return bins ? moments_body(s, run, bins) : moments_body(s, run, NULL);
 }
 #else
 #define moments_avx2 moments_plain
@@ -1742,79 +1741,305 @@ static PyObject *py_place(PyObject *self, PyObject *args) {
 
 /* -- back to values ----------------------------------------------------------------------------------------------- */
 
-INLINE void expand(const uint8_t *packed, int64_t n, const int factor, const float *table, int stride, float *out,
-                   const int add) {
-    for (int64_t i = 0; i < n; i++) {
-        const float *values = table + packed[i] * stride;
+enum { MAX_FACTOR = 8, PIECE = 1024 };
+
+typedef struct {
+    int64_t factor, first, base, alphabet; /* so many in one; the tensor's first; the value of the lowest; how many */
+} Digits;
+
+/* What packed symbols stand for, one row after the other. Rows of more than two have a place for eight: they are
+ * copied whole, and the next one goes over what that is too much. */
+typedef struct {
+    float values[256 * MAX_FACTOR];
+    int factor, stride;
+} ValueRows;
+
+/* Bytes beyond the alphabet's products stand for something, too. */
+static void value_rows(const float *values, Digits d, ValueRows *rows) {
+    int digits[MAX_FACTOR] = {0}, factor = (int)d.factor, stride = factor > 2 ? MAX_FACTOR : factor;
+    rows->factor = factor;
+    rows->stride = stride;
+    for (int symbol = 0; symbol < 256; symbol++) {
+        for (int k = 0; k < factor; k++) rows->values[symbol * stride + k] = values[digits[k]];
+        for (int k = 0; k < factor && ++digits[k] == d.alphabet; k++) digits[k] = 0;
+    }
+}
+
+INLINE void expand_few(const uint8_t *packed, int64_t n, const float *values, const int factor, float *out, int add) {
+    for (int64_t i = 0; i < n; i++)
         for (int k = 0; k < factor; k++) {
-            if (add) out[factor * i + k] += values[k];
-            else out[factor * i + k] = values[k];
+            float value = values[packed[i] * factor + k];
+            out[factor * i + k] = add ? out[factor * i + k] + value : value;
         }
+}
+
+/* Whole rows, to be added by way of a piece that stays in cache. */
+INLINE void expand_many(const uint8_t *packed, int64_t n, const ValueRows *rows, float *out, int add) {
+    float piece[PIECE + MAX_FACTOR];
+    const int factor = rows->factor, most = PIECE / factor;
+    int64_t first = 0;
+    if (!add)
+        for (; first < n - MAX_FACTOR; first++)
+            memcpy(out + factor * first, rows->values + packed[first] * MAX_FACTOR, 4 * MAX_FACTOR);
+    for (; first < n; first += most) {
+        int64_t some = n - first < most ? n - first : most, count = some * factor, i = 0;
+        float *to = out + first * factor;
+        for (int64_t k = 0; k < some; k++)
+            memcpy(piece + factor * k, rows->values + packed[first + k] * MAX_FACTOR, 4 * MAX_FACTOR);
+        for (; add && i + 8 <= count; i += 8) store8(to + i, load8(to + i) + load8(piece + i));
+        for (; i < count; i++) to[i] = add ? to[i] + piece[i] : piece[i];
     }
 }
 
-INLINE void dequantize_body(const uint8_t *packed, int64_t n, int factor, const float *table, float *out, int add) {
-    switch (factor) { /* constant factors, so that the inner loop is unrolled */
-    case 1: if (add) expand(packed, n, 1, table, 1, out, 1); else expand(packed, n, 1, table, 1, out, 0); break;
-    case 2: if (add) expand(packed, n, 2, table, 2, out, 1); else expand(packed, n, 2, table, 2, out, 0); break;
-    case 3: if (add) expand(packed, n, 3, table, 3, out, 1); else expand(packed, n, 3, table, 3, out, 0); break;
-    case 5: if (add) expand(packed, n, 5, table, 5, out, 1); else expand(packed, n, 5, table, 5, out, 0); break;
-    default: expand(packed, n, factor, table, factor, out, add);
-    }
-}
-
-static void dequantize_plain(const uint8_t *packed, int64_t n, int factor, const float *table, float *out, int add) {
-    dequantize_body(packed, n, factor, table, out, add);
+static void expand_plain(const uint8_t *packed, int64_t n, const ValueRows *rows, float *out, int add) {
+    if (rows->factor == 1) expand_few(packed, n, rows->values, 1, out, add);
+    else if (rows->factor == 2) expand_few(packed, n, rows->values, 2, out, add);
+    else expand_many(packed, n, rows, out, add);
 }
 #ifdef HAVE_AVX2
-AVX2 static void dequantize_avx2(const uint8_t *packed, int64_t n, int factor, const float *table, float *out, int add) {
-    dequantize_body(packed, n, factor, table, out, add);
+#define VALUE(shift) table[eight >> (shift) & 255]
+#define VALUE_PAIRS(shift) _mm_loadh_pi(_mm_castsi128_ps(_mm_loadl_epi64( \
+    (const __m128i *)(table + 2 * (eight >> (shift) & 255)))), (const __m64 *)(table + 2 * (eight >> ((shift) + 8) & 255)))
+
+/* Eight packed symbols at a time: that many values, or twice as many. */
+AVX2 static void expand_avx2(const uint8_t *packed, int64_t n, const ValueRows *rows, float *out, int add) {
+    const int factor = rows->factor;
+    const float *table = rows->values;
+    int64_t i = 0;
+    for (; factor <= 2 && i + 8 <= n; i += 8) {
+        uint64_t eight;
+        memcpy(&eight, packed + i, 8);
+        for (int half = 0; half < factor; half++, eight >>= 32) {
+            float *to = out + factor * i + 8 * half;
+            __m256 v = factor == 2
+                           ? _mm256_set_m128(VALUE_PAIRS(16), VALUE_PAIRS(0))
+                           : _mm256_setr_ps(VALUE(0), VALUE(8), VALUE(16), VALUE(24), VALUE(32), VALUE(40), VALUE(48), VALUE(56));
+            _mm256_storeu_ps(to, add ? _mm256_add_ps(_mm256_loadu_ps(to), v) : v);
+        }
+    }
+    if (factor > 2) expand_many(packed, n, rows, out, add);
+    else expand_plain(packed + i, n - i, rows, out + factor * i, add);
 }
 #else
-#define dequantize_avx2 dequantize_plain
+#define expand_avx2 expand_plain
 #endif
 
-PyDoc_STRVAR(dequantize_doc, "dequantize(packed, factor, first, values, out, add)\n\n"
-"Values of the symbols from `first` on into float32 out, or added to it. values: float32, one for each symbol of the\n"
-"alphabet; `factor` symbols are packed into one, the first least significant.");
+/* Values of n symbols, the first of which lies somewhere in a packed one. */
+static void dequantize(const uint8_t *packed, int64_t at, const ValueRows *rows, int64_t n, float *out, int add) {
+    const int factor = rows->factor;
+    int64_t i = 0, whole;
+    for (; i < n && at % factor; i++, at++) {
+        float value = rows->values[packed[at / factor] * rows->stride + at % factor];
+        out[i] = add ? out[i] + value : value;
+    }
+    whole = (n - i) / factor;
+    if (wide) expand_avx2(packed + at / factor, whole, rows, out + i, add);
+    else expand_plain(packed + at / factor, whole, rows, out + i, add);
+    at += whole * factor;
+    for (i += whole * factor; i < n; i++, at++) {
+        float value = rows->values[packed[at / factor] * rows->stride + at % factor];
+        out[i] = add ? out[i] + value : value;
+    }
+}
+
+PyDoc_STRVAR(dequantize_doc, "dequantize(packed, digits, values, segments, out, add)\n\n"
+"Values of each segment's symbols into the float32 arrays of the list out, or added to them. packed: list of symbols,\n"
+"one a tensor, several of them in a byte. digits: int64 rows (factor, first, base, alphabet): `factor` symbols of so\n"
+"large an alphabet in a byte, the first least significant; the tensor begins at symbol `first`; symbol 0 stands for\n"
+"value `base`. values: float32 rows, one a tensor.");
 static PyObject *py_dequantize(PyObject *self, PyObject *args) {
-    Py_buffer packed_buffer, values_buffer, out_buffer;
-    int factor, add;
-    long long first;
+    PyObject *packed_list, *out_list;
+    Py_buffer digits_buffer, values_buffer, segments;
+    int add;
     (void)self;
-    if (!PyArg_ParseTuple(args, "y*iLy*w*p", &packed_buffer, &factor, &first, &values_buffer, &out_buffer, &add))
+    if (!PyArg_ParseTuple(args, "Oy*y*y*Op", &packed_list, &digits_buffer, &values_buffer, &segments, &out_list, &add))
         return NULL;
-    const uint8_t *packed = packed_buffer.buf;
+    Buffers packed = {0}, out = {0};
+    Py_ssize_t count = segments.len / sizeof(Segment);
+    const Segment *runs = segments.buf;
+    const Digits *digits = digits_buffer.buf;
     const float *values = values_buffer.buf;
-    float *out = out_buffer.buf;
-    int64_t n = out_buffer.len / 4, alphabet = values_buffer.len / 4;
-    int ok = factor >= 1 && factor <= 8 && alphabet >= 2 && alphabet <= 256 && first >= 0 &&
-             packed_buffer.len <= INT64_MAX / 8 && first <= packed_buffer.len * factor - n;
-    if (!ok) too_short("list of symbols");
-    else {
+    int ok = acquire(packed_list, PyBUF_SIMPLE, &packed) == 0 && acquire(out_list, PyBUF_WRITABLE, &out) == 0 &&
+             check_segments(runs, count, &out, NULL) == 0;
+    int64_t width = ok && out.count ? values_buffer.len / 4 / out.count : 0;
+    if (ok && (packed.count < out.count || digits_buffer.len / (Py_ssize_t)sizeof(Digits) < out.count))
+        ok = !too_short("list of symbols");
+    for (Py_ssize_t k = 0; ok && k < count; k++) {
+        Digits d = digits[runs[k].tensor];
+        int64_t room = packed.views[runs[k].tensor].len;
+        if (d.factor < 1 || d.factor > MAX_FACTOR || d.alphabet < 2 || d.alphabet > 256 || d.base < 0 ||
+            d.base > width - d.alphabet || d.first < 0 || room > INT64_MAX / MAX_FACTOR ||
+            d.first > room * d.factor - runs[k].stop)
+            ok = !too_short("list of symbols or values");
+    }
+    if (ok) {
         Py_BEGIN_ALLOW_THREADS
-        float table[256 * 8];
-        for (int symbol = 0; symbol < 256; symbol++)
-            for (int k = 0, rest = symbol; k < factor; k++, rest /= (int)alphabet)
-                table[symbol * factor + k] = values[rest % alphabet];
-        int64_t i = 0;
-        for (; i < n && (first + i) % factor; i++) {
-            float value = table[packed[(first + i) / factor] * factor + (first + i) % factor];
-            out[i] = add ? out[i] + value : value;
-        }
-        const uint8_t *from = packed + (first + i) / factor;
-        int64_t whole = (n - i) / factor;
-        if (wide) dequantize_avx2(from, whole, factor, table, out + i, add);
-        else dequantize_plain(from, whole, factor, table, out + i, add);
-        for (i += whole * factor; i < n; i++) {
-            float value = table[packed[(first + i) / factor] * factor + (first + i) % factor];
-            out[i] = add ? out[i] + value : value;
+        ValueRows rows = {{0}, 1, 1};
+        for (Py_ssize_t k = 0; k < count; k++) {
+            int64_t t = runs[k].tensor;
+            value_rows(values + t * width + digits[t].base, digits[t], &rows);
+            dequantize(packed.views[t].buf, digits[t].first + runs[k].start, &rows, runs[k].stop - runs[k].start,
+                       (float *)out.views[t].buf + runs[k].start, add);
         }
         Py_END_ALLOW_THREADS
     }
-    PyBuffer_Release(&packed_buffer);
+    release(&packed);
+    release(&out);
+    PyBuffer_Release(&digits_buffer);
     PyBuffer_Release(&values_buffer);
-    PyBuffer_Release(&out_buffer);
+    PyBuffer_Release(&segments);
+    if (!ok) return NULL;
+    Py_RETURN_NONE;
+}
+
+/* -- rows and columns in classes ---------------------------------------------------------------------------------- */
+
+typedef struct {
+    int64_t rows, columns, inner;
+} Grid;
+
+/* Whether a grid has so many entries as there are bytes. */
+static int fits_grid(Grid g, int64_t bytes) {
+    if (g.rows < 1 || g.columns < 1 || g.inner < 1 || g.rows > bytes || g.columns > bytes || g.inner > bytes) return 0;
+    return bytes % g.rows == 0 && bytes / g.rows % g.columns == 0 && bytes / g.rows / g.columns == g.inner;
+}
+
+PyDoc_STRVAR(activity_doc, "activity(symbols, rows, columns, inner, zero, by_row, by_column)\n\n"
+"Adds to int64 by_row and by_column how many symbols of each row and column are not `zero`.");
+static PyObject *py_activity(PyObject *self, PyObject *args) {
+    Py_buffer symbols, by_row, by_column;
+    long long rows, columns, inner;
+    int zero;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "y*LLLiw*w*", &symbols, &rows, &columns, &inner, &zero, &by_row, &by_column)) return NULL;
+    Grid g = {rows, columns, inner};
+    int ok = fits_grid(g, symbols.len) && by_row.len / 8 >= rows && by_column.len / 8 >= columns;
+    if (!ok) too_short("list of symbols or counts");
+    else {
+        Py_BEGIN_ALLOW_THREADS
+        const uint8_t *next = symbols.buf, wanted = (uint8_t)zero;
+        int64_t *of_row = by_row.buf, *of_column = by_column.buf;
+        for (int64_t r = 0; r < rows; r++) {
+            int64_t row = 0;
+            for (int64_t c = 0; c < columns; c++, next += inner) {
+                int64_t count = 0;
+                for (int64_t k = 0; k < inner; k++) count += next[k] != wanted;
+                of_column[c] += count;
+                row += count;
+            }
+            of_row[r] += row;
+        }
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&symbols);
+    PyBuffer_Release(&by_row);
+    PyBuffer_Release(&by_column);
+    if (!ok) return NULL;
+    Py_RETURN_NONE;
+}
+
+/* Where the symbols of each pair of classes lie, checked so that none of them lies outside. */
+typedef struct {
+    Grid grid;
+    const uint8_t *rows, *columns;
+    int bits; /* of a column's class */
+    int64_t next[64];
+} Sorted;
+
+static int sorted_places(Sorted *s, const Py_buffer *rows, const Py_buffer *columns, const Py_buffer *starts,
+                         int64_t entries) {
+    int64_t row_counts[8] = {0}, column_counts[8] = {0};
+    if (!fits_grid(s->grid, entries) || rows->len < s->grid.rows || columns->len < s->grid.columns || s->bits < 0 ||
+        s->bits > 3)
+        return too_short("list of classes");
+    s->rows = rows->buf, s->columns = columns->buf;
+    for (int64_t r = 0; r < s->grid.rows; r++) {
+        if (s->rows[r] > 7) return too_short("list of classes");
+        row_counts[s->rows[r]]++;
+    }
+    for (int64_t c = 0; c < s->grid.columns; c++) {
+        if (s->columns[c] >> s->bits) return too_short("list of classes");
+        column_counts[s->columns[c]]++;
+    }
+    const int64_t *start = starts->buf;
+    for (int64_t k = 0; k < 64; k++) {
+        int64_t size = k >> s->bits < 8 ? row_counts[k >> s->bits] * column_counts[k & ((1 << s->bits) - 1)] : 0;
+        s->next[k] = 0;
+        if (!size) continue;
+        size *= s->grid.inner;
+        if (starts->len / 8 <= k || start[k] < 0 || start[k] > entries - size) return too_short("room for a class");
+        s->next[k] = start[k];
+    }
+    return 0;
+}
+
+PyDoc_STRVAR(sort_classes_doc,
+"sort_classes(symbols, rows, columns, inner, row_classes, column_classes, bits, starts, out, counts)\n\n"
+"Symbols of each pair of classes (row class times 2^bits, and column class) from starts[pair] on into out, and how often\n"
+"each occurs into int64 rows of 256.");
+static PyObject *py_sort_classes(PyObject *self, PyObject *args) {
+    Py_buffer symbols, rows, columns, starts, out, counts;
+    Sorted s;
+    long long r, c, inner;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "y*LLLy*y*iy*w*w*", &symbols, &r, &c, &inner, &rows, &columns, &s.bits, &starts, &out,
+                          &counts))
+        return NULL;
+    s.grid = (Grid){r, c, inner};
+    int ok = sorted_places(&s, &rows, &columns, &starts, symbols.len) == 0;
+    if (ok && (out.len < symbols.len || counts.len / 2048 < starts.len / 8)) ok = !too_short("result");
+    if (ok) {
+        Py_BEGIN_ALLOW_THREADS
+        const uint8_t *from = symbols.buf;
+        for (int64_t i = 0; i < r; i++)
+            for (int64_t j = 0; j < c; j++, from += inner) {
+                int k = s.rows[i] << s.bits | s.columns[j];
+                uint8_t *to = (uint8_t *)out.buf + s.next[k];
+                int64_t *count = (int64_t *)counts.buf + 256 * k;
+                s.next[k] += inner;
+                for (int64_t m = 0; m < inner; m++) to[m] = from[m], count[from[m]]++;
+            }
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&symbols);
+    PyBuffer_Release(&rows);
+    PyBuffer_Release(&columns);
+    PyBuffer_Release(&starts);
+    PyBuffer_Release(&out);
+    PyBuffer_Release(&counts);
+    if (!ok) return NULL;
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(merge_classes_doc,
+"merge_classes(symbols, rows, columns, inner, row_classes, column_classes, bits, starts, out)\n\nReverses sort_classes.");
+static PyObject *py_merge_classes(PyObject *self, PyObject *args) {
+    Py_buffer symbols, rows, columns, starts, out;
+    Sorted s;
+    long long r, c, inner;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "y*LLLy*y*iy*w*", &symbols, &r, &c, &inner, &rows, &columns, &s.bits, &starts, &out))
+        return NULL;
+    s.grid = (Grid){r, c, inner};
+    int ok = sorted_places(&s, &rows, &columns, &starts, symbols.len) == 0;
+    if (ok && out.len < symbols.len) ok = !too_short("result");
+    if (ok) {
+        Py_BEGIN_ALLOW_THREADS
+        uint8_t *to = out.buf;
+        for (int64_t i = 0; i < r; i++)
+            for (int64_t j = 0; j < c; j++, to += inner) {
+                int k = s.rows[i] << s.bits | s.columns[j];
+                const uint8_t *from = (const uint8_t *)symbols.buf + s.next[k];
+                s.next[k] += inner;
+                for (int64_t m = 0; m < inner; m++) to[m] = from[m];
+            }
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&symbols);
+    PyBuffer_Release(&rows);
+    PyBuffer_Release(&columns);
+    PyBuffer_Release(&starts);
+    PyBuffer_Release(&out);
     if (!ok) return NULL;
     Py_RETURN_NONE;
 }
@@ -1847,6 +2072,9 @@ static PyMethodDef methods[] = {
     {"gaps", py_gaps, METH_VARARGS, gaps_doc},
     {"place", py_place, METH_VARARGS, place_doc},
     {"dequantize", py_dequantize, METH_VARARGS, dequantize_doc},
+    {"activity", py_activity, METH_VARARGS, activity_doc},
+    {"sort_classes", py_sort_classes, METH_VARARGS, sort_classes_doc},
+    {"merge_classes", py_merge_classes, METH_VARARGS, merge_classes_doc},
     {"use", py_use, METH_VARARGS, use_doc},
     {NULL, NULL, 0, NULL},
 };

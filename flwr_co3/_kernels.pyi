@@ -79,5 +79,35 @@ def place(
     out: Buffer,
     /,
 ) -> bool: ...
-def dequantize(packed: Buffer, factor: int, first: int, values: Buffer, out: Buffer, add: bool, /) -> None: ...
+def dequantize(
+    packed: Buffers, digits: Buffer, values: Buffer, segments: Buffer, out: Buffers, add: bool, /
+) -> None: ...
+def activity(
+    symbols: Buffer, rows: int, columns: int, inner: int, zero: int, by_row: Buffer, by_column: Buffer, /
+) -> None: ...
+def sort_classes(
+    symbols: Buffer,
+    rows: int,
+    columns: int,
+    inner: int,
+    row_classes: Buffer,
+    column_classes: Buffer,
+    bits: int,
+    starts: Buffer,
+    out: Buffer,
+    counts: Buffer,
+    /,
+) -> None: ...
+def merge_classes(
+    symbols: Buffer,
+    rows: int,
+    columns: int,
+    inner: int,
+    row_classes: Buffer,
+    column_classes: Buffer,
+    bits: int,
+    starts: Buffer,
+    out: Buffer,
+    /,
+) -> None: ...
 def use(vectors: bool, /) -> bool: ...

@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from flwr_co3.by_scheme import encode as encode_by_scheme
-from flwr_co3.compress import Group, Plan, plan
+from flwr_co3.compress import Grid, Group, Plan, plan
 from flwr_co3.compress.frequencies import COST_BITS
 from flwr_co3.config import CO3Config
 from flwr_co3.convert import Cells, Converted, convert, keep
 from flwr_co3.correct import ErrorMemory
-from flwr_co3.frame import EMPTY, FrameReader, TensorSpec, numpy_dtype, write_frame
+from flwr_co3.frame import EMPTY, FrameReader, TensorSpec, frame_parts, numpy_dtype
 from flwr_co3.gennorm import GenNorm
 from flwr_co3.moments import BLOCK
 from flwr_co3.rate import largest_within, suited
@@ -118,11 +118,16 @@ class Encoded:
 class _Attempt(NamedTuple):
     """An update at one choice of scales."""
 
-    frame: bytes
+    parts: list[bytes]  # of the frame
     scales: Floats
     cells: Cells | None  # of each tensor
     converted: Converted
     losses: _Losses
+
+    @property
+    def size(self) -> int:
+        """Bytes of the frame."""
+        return sum(map(len, self.parts))
 
 
 class Codec:
@@ -242,7 +247,9 @@ class Codec:
         attempt = self._at(scales, checked, kept)
         if memory is not None and kept is not None:
             _replace(memory, checked, kept)
-        return Encoded(attempt.frame, checked, attempt.losses)
+        parts, losses = attempt.parts, attempt.losses
+        del attempt  # its symbols make room for the frame
+        return Encoded(b"".join(parts), checked, losses)
 
     def _by_scheme(
         self,
@@ -295,14 +302,17 @@ class Codec:
                 )
             _replace(memory, update, kept)
         if best is not None:
-            return Encoded(best.frame, update, best.losses)
+            parts, losses = best.parts, best.losses
+            del best
+            return Encoded(b"".join(parts), update, losses)
         lost = update.moments.mean_square * update.moments.entries
         return Encoded(nothing, update, _Losses(lost, np.zeros_like(lost)))
 
     def _frame_of_zeros(self, update: Update) -> bytes:
         """The smallest frame that has every tensor's name and every exact tensor."""
         scales = np.ones(len(update.sources))
-        return write_frame(update.header, scales, [Plan.zeros()] * len(update.header.groups), update.exact.values())
+        plans = [Plan.zeros()] * len(update.header.groups)
+        return b"".join(frame_parts(update.header, scales, plans, update.exact.values()))
 
     def _at(self, scales: Floats, update: Update, kept: list[Array] | None) -> _Attempt:
         """Encode at a scale for each tensor that is converted."""
@@ -313,16 +323,28 @@ class Codec:
         converted = convert(
             fmt, update.sources, update.decay, scales, units, cells=of_tensors, rng=self._rng, kept=kept
         )
-        plans = [plan(group, fmt.edges, header.coder == "rans") for group in _groups(converted, scales, update)]
+        plans = [plan(group, fmt.edges, header.coder == "rans") for group in self._groups(converted, scales, update)]
         codes = None if cells is None else cells.codes
-        frame = write_frame(header, scales, plans, update.exact.values(), codes)
+        parts = frame_parts(header, scales, plans, update.exact.values(), codes)
         group_bytes = np.array([plan.cost for plan in plans]) / (8 << COST_BITS)
         members = [len(group) for group in header.group_members]
         entries = update.moments.entries
         share = entries / np.repeat(_sums(entries, members), members) if members else entries
         return _Attempt(
-            frame, scales, of_tensors, converted, _Losses(converted.squares, share * np.repeat(group_bytes, members))
+            parts, scales, of_tensors, converted, _Losses(converted.squares, share * np.repeat(group_bytes, members))
         )
+
+    def _groups(self, converted: Converted, scales: Floats, update: Update) -> Iterator[Group]:
+        """Tensors that share a model, as the compressor wants them."""
+        starts = [*converted.starts.tolist(), converted.symbols.size]
+        for members, fits in zip(update.header.group_members, update.fits(scales), strict=True):
+            symbols = converted.symbols[starts[members.start] : starts[members.stop]]
+            counts = converted.counts[members.start]
+            if len(members) > 1:
+                counts = converted.counts[members.start : members.stop].sum(axis=0)
+            alone = len(members) == 1 and self.config.contexts
+            shape = update.header.tensors[update.header.lossy[members.start]].shape if alone else ()
+            yield Group(symbols, counts, update.header.format.zero, *fits, grid=Grid.of(shape))
 
 
 def _cells(scales: Floats, update: Update) -> Cells | None:
@@ -333,17 +355,6 @@ def _cells(scales: Floats, update: Update) -> Cells | None:
     starts = [tensors.start for tensors in members]
     same = np.minimum.reduceat(scales, starts) == np.maximum.reduceat(scales, starts)
     return update.quantizer.cells(update.counts, np.where(same, scales[starts], np.nan))
-
-
-def _groups(converted: Converted, scales: Floats, update: Update) -> Iterator[Group]:
-    """Tensors that share a model, as the compressor wants them."""
-    starts = [*converted.starts.tolist(), converted.symbols.size]
-    for members, fits in zip(update.header.group_members, update.fits(scales), strict=True):
-        symbols = converted.symbols[starts[members.start] : starts[members.stop]]
-        counts = converted.counts[members.start]
-        if len(members) > 1:
-            counts = converted.counts[members.start : members.stop].sum(axis=0)
-        yield Group(symbols, counts, update.header.format.zero, *fits)
 
 
 def _sums(values: Floats, lengths: Sequence[int]) -> Floats:

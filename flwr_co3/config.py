@@ -8,6 +8,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
@@ -30,7 +31,7 @@ _AUTO = (("fp4", 0.5), ("e2m5", 1.0), ("e3m4", 1.0), ("fp8_143", math.inf))
 BATCH_NORM_STATISTICS = ("*running_mean", "*running_var", "*num_batches_tracked")
 
 # Options that say how CO3 codes, and nothing to other schemes.
-_OF_CO3 = ("format", "coder", "scale", "rounding", "reconstruction")
+_OF_CO3 = ("format", "coder", "scale", "rounding", "reconstruction", "contexts")
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,9 @@ class CO3Config:
     reconstruction : str (default: "level")
         What a level decodes to: itself, or with "centroid" the mean of the values that were rounded to it, which costs
         a few bytes a tensor. With "rd" the best for its bits; not with "stochastic", which it would bias.
+    contexts : bool (default: False)
+        Whether rows and columns of a tensor (output and input channels) may be sorted into classes with a table each,
+        where that takes fewer bytes: the same levels, for more time. Only with the coder "rans".
     exact : tuple of str (default: BatchNorm's running statistics)
         Shell patterns of names of tensors that travel without loss.
     exact_below : int (default: 8)
@@ -68,7 +72,8 @@ class CO3Config:
     scheme : str or Scheme (default: "co3")
         What codes the updates: "co3", or one of the schemes to compare with, by name (with its default options) or as
         `flwr_co3.schemes.make_scheme` makes it. All of them have the rate, the memory and the exact tensors of this
-        config; `format`, `coder`, `scale`, `rounding` and `reconstruction` are CO3's own.
+        config; `format`, `coder`, `scale`, `rounding`,
+        `reconstruction` and `contexts` are CO3's own.
 
     Raises
     ------
@@ -88,6 +93,7 @@ class CO3Config:
     scale: Literal["optimal"] | float = "optimal"
     rounding: str = "nearest"
     reconstruction: str = "level"
+    contexts: bool = False
     exact: tuple[str, ...] = BATCH_NORM_STATISTICS
     exact_below: int = 8
     memory_dtype: str = "float32"
@@ -110,6 +116,8 @@ class CO3Config:
         ):
             if value not in choices:
                 raise ValueError(f"CO3Config {name} must be one of {', '.join(choices)}, not {value!r}.")
+        if not isinstance(self.contexts, bool):
+            raise ValueError(f"CO3Config contexts must be True or False, not {self.contexts!r}.")
         if self.rounding == "stochastic" and self.reconstruction == "centroid":
             raise ValueError(
                 'CO3Config rounding "stochastic" is unbiased only if levels decode to themselves: take reconstruction '
@@ -175,8 +183,8 @@ class CO3Config:
         if isinstance(self.format, FloatFormat):
             return [(self.format, math.inf)]
         if self.format == "auto" and self.rate is not None:
-            return [(FloatFormat(name), reach) for name, reach in _AUTO]
-        return [(FloatFormat("fp4" if self.format == "auto" else self.format), math.inf)]
+            return [(_named(name), reach) for name, reach in _AUTO]
+        return [(_named("fp4" if self.format == "auto" else self.format), math.inf)]
 
     @property
     def quantizer(self) -> Quantizer:
@@ -278,6 +286,12 @@ class CO3Config:
             raise ValueError(
                 f"The CO3 configuration {text!r} can't be read: {error}. Do server and client run the same flwr-co3?"
             ) from error
+
+
+@cache
+def _named(name: str) -> FloatFormat:
+    """A format, with what was worked out for it before."""
+    return FloatFormat(name)
 
 
 def _is_number(value: object) -> bool:

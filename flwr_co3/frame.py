@@ -7,7 +7,7 @@ import math
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,12 +16,16 @@ import numpy.typing as npt
 from flwr_co3.compress import (
     CODERS,
     MAX_MAGNITUDE,
+    Grid,
     Levels,
     Model,
+    Part,
     Plan,
     ZeroModel,
+    divisible,
     read_model,
     read_stream,
+    write_levels,
     write_stream,
 )
 from flwr_co3.compress.frequencies import TOTAL
@@ -85,7 +89,7 @@ class TensorSpec(NamedTuple):
     @classmethod
     def of(cls, array: Array) -> TensorSpec:
         """Specification of an array."""
-        return cls(array.dtype.name, tuple(array.shape))
+        return cls(dtype_name(array.dtype), array.shape)
 
     @property
     def entries(self) -> int:
@@ -96,6 +100,12 @@ class TensorSpec(NamedTuple):
     def nbytes(self) -> int:
         """Bytes that the decoded tensor takes."""
         return self.entries * _itemsize(self.dtype)
+
+
+@cache
+def dtype_name(dtype: np.dtype[Any]) -> str:
+    """The name of a dtype, which numpy puts together anew each time."""
+    return dtype.name
 
 
 def _itemsize(dtype: str) -> int:
@@ -199,6 +209,22 @@ class Header:
         return [range(start, stop) for start, stop in itertools.pairwise(ends)]
 
     @cached_property
+    def group_entries(self) -> list[int]:
+        """Entries of each group."""
+        return [sum(self.tensors[name].entries for name in group) for group in self.groups]
+
+    @cached_property
+    def places(self) -> dict[str, tuple[int, int]]:
+        """Each converted tensor's group, and where in it its entries begin."""
+        places = {}
+        for group, names in enumerate(self.groups):
+            first = 0
+            for name in names:
+                places[name] = group, first
+                first += self.tensors[name].entries
+        return places
+
+    @cached_property
     def lossy(self) -> list[str]:
         """Names of the tensors that are converted and have entries, in the order of the groups."""
         return [name for group in self.groups for name in group]
@@ -234,14 +260,14 @@ def values_of(points: Floats, scales: npt.ArrayLike, dtype: str) -> Array:
 # -- writing ----------------------------------------------------------------------------------------------------------
 
 
-def write_frame(
+def frame_parts(
     header: Header,
     scales: Floats,
     plans: list[Plan],
     exact: Iterable[Array],
     codes: Codes | None = None,
-) -> bytes:
-    """Put a frame together.
+) -> list[bytes]:
+    """Write a frame in parts, to be joined when the symbols that it was made of have gone.
 
     Parameters
     ----------
@@ -265,7 +291,8 @@ def write_frame(
         models += plan.header
         if flags & _CENTROIDS and codes is not None and not plan.is_zero:
             _write_codes(models, codes[group])
-    return _assemble(header, flags, bytes(models), exact, write_stream(plans, header.coder))
+    version = 2 if any(plan.is_classed for plan in plans) else 1
+    return _assemble(header, flags, bytes(models), exact, write_stream(plans, header.coder), version)
 
 
 def write_scheme_frame(header: Header, models: bytes, coded: list[bytes], exact: Iterable[Array]) -> bytes:
@@ -274,15 +301,17 @@ def write_scheme_frame(header: Header, models: bytes, coded: list[bytes], exact:
     Parameters
     ----------
     header, exact
-        As for `write_frame`; the header's format means nothing.
+        As for `frame_parts`; the header's format means nothing.
     models, coded : bytes, list of bytes
         What `flwr_co3.schemes.body.write_body` returned.
     """
-    return _assemble(header, _SCHEME, models, exact, coded)
+    return b"".join(_assemble(header, _SCHEME, models, exact, coded))
 
 
-def _assemble(header: Header, flags: int, models: bytes, exact: Iterable[Array], coded: list[bytes]) -> bytes:
-    """Put the sections of a frame together."""
+def _assemble(
+    header: Header, flags: int, models: bytes, exact: Iterable[Array], coded: list[bytes], version: int = 1
+) -> list[bytes]:
+    """Put the sections of a frame in order, of a version that is at least this."""
     body = Writer()
     if header.known:
         reference, more = header.reference
@@ -301,12 +330,14 @@ def _assemble(header: Header, flags: int, models: bytes, exact: Iterable[Array],
         flags |= _EXACT_DEFLATED
         raw = smaller
     body.block(raw)
-    start = MAGIC + bytes([_version_for(flags & 0xFF)]) + flags.to_bytes(2 if header.known else 1, "little")
-    parts: list[bytes | bytearray] = [start, body, *coded]
+    start = (
+        MAGIC + bytes([max(version, _version_for(flags & 0xFF))]) + flags.to_bytes(2 if header.known else 1, "little")
+    )
+    parts = [start, bytes(body), *coded]
     checksum = 0
     for part in parts:
         checksum = zlib.crc32(part, checksum)
-    return b"".join([*parts, checksum.to_bytes(4, "little")])
+    return [*parts, checksum.to_bytes(4, "little")]
 
 
 def _version_for(flags: int) -> int:
@@ -435,6 +466,7 @@ class FrameReader:
             self._header = Header(FloatFormat("fp4"), "rans", self.tensors, self.exact)
             return
         flags, body = _open(frame)
+        self._version = frame[3]
         if flags & _KNOWN_TABLE:
             self._header = header = _header_like(body, flags, like)
             self.tensors = {name: header.tensors[name] for name in like or ()}
@@ -498,12 +530,13 @@ class FrameReader:
         scales[~shared] = decode_positives(codes[~shared])
         self._scales = dict(zip(header.lossy, scales.tolist(), strict=True))
         fmt = header.format
-        for group in header.groups:
-            entries = sum(self.tensors[name].entries for name in group)
-            model = read_model(reader, entries, fmt.zero, fmt.edges, header.coder == "rans")
+        zero, edges, packed = fmt.zero, fmt.edges, header.coder == "rans"
+        for group, entries in zip(header.groups, header.group_entries, strict=True):
+            grid = Grid.of(self.tensors[group[0]].shape) if self._version > 1 and len(group) == 1 else None
+            model = read_model(reader, entries, zero, edges, packed, grid)
             self._models.append(model)
             if flags & _CENTROIDS and not isinstance(model, ZeroModel):
-                self._points.update(dict.fromkeys(group, points_of(fmt, _read_codes(reader, fmt.zero))))
+                self._points.update(dict.fromkeys(group, points_of(fmt, _read_codes(reader, zero))))
         reader.finish()
 
     def read(self, name: str) -> Array:
@@ -532,7 +565,7 @@ class FrameReader:
         if name in self.exact:
             return self._read_exact(name).astype(dtype).reshape(spec.shape)
         out = np.empty(spec.entries, dtype)
-        self._write(name, out)
+        self._write({name: out})
         return out.reshape(spec.shape)
 
     def add_to(self, total: Mapping[str, Array], weight: float = 1.0) -> None:
@@ -563,30 +596,32 @@ class FrameReader:
                     f"Tensor {name!r} can't be added: it must travel as an update in this frame, and its total must be "
                     "contiguous, writable, and of its dtype and shape."
                 )
-        for name, array in total.items():
-            self._write(name, array.reshape(-1), weight)
+        self._write({name: array.reshape(-1) for name, array in total.items()}, weight)
 
-    def _write(self, name: str, out: Array, weight: float | None = None) -> None:
-        """Write what a tensor decodes to, or add it with a weight."""
-        if not out.size:
+    def _write(self, outs: Mapping[str, Array], weight: float | None = None) -> None:
+        """Write what tensors decode to, or add it with a weight."""
+        outs = {name: out for name, out in outs.items() if out.size}
+        if not outs:
             return
         if self._body is not None:
-            vector = self._decoded(self._body)[name]
-            if weight is None:
-                out[:] = vector
-            else:
-                out += vector * vector.dtype.type(weight)
+            vectors = self._decoded(self._body)
+            for name, out in outs.items():
+                if weight is None:
+                    out[:] = vectors[name]
+                else:
+                    out += vectors[name] * vectors[name].dtype.type(weight)
             return
         if self._levels is None:
             self._levels = self._decode()
-        values = self._float32_values.get(name)
-        if values is None:
-            points = self._points.get(name, self._header.format.magnitudes)
-            values = values_of(points, self._scales[name], self.tensors[name].dtype)
-        if weight is not None:
-            values = values * values.dtype.type(weight)
-        group, first = self._places[name]
-        self._levels[group].write(values, first, out, add=weight is not None)
+        values, parts = self._values(weight), []
+        for name, out in outs.items():
+            if name not in values:
+                points = self._points.get(name, self._header.format.magnitudes)
+                new = values_of(points, self._scales[name], self.tensors[name].dtype)
+                values[name] = new if weight is None else new * new.dtype.type(weight)
+            group, first = self._header.places[name]
+            parts.append(Part(self._levels[group], first, values[name], out))
+        write_levels(parts, add=weight is not None)
 
     def verify(self) -> None:
         """Decode all levels, and raise FrameError unless that works."""
@@ -614,25 +649,18 @@ class FrameReader:
         ends = itertools.accumulate(self.tensors[name].nbytes for name in names)
         return dict(zip(names, [0, *ends], strict=False))
 
-    @cached_property
-    def _float32_values(self) -> dict[str, Array]:
-        """What each symbol decodes to in each float32 tensor: all at once, since there may be hundreds of tensors."""
-        scales = {name: scale for name, scale in self._scales.items() if self.tensors[name].dtype == "float32"}
-        levels = self._header.format.magnitudes
-        points = np.array([self._points.get(name, levels) for name in scales]) if self._points else levels
-        values = values_of(points, np.array(list(scales.values())), "float32")
-        return dict(zip(scales, values, strict=True))
+    def _values(self, weight: float | None) -> dict[str, Array]:
+        """What each symbol decodes to in each float32 tensor, times a weight."""
+        names, values = self._float32_values
+        return dict(zip(names, values if weight is None else values * np.float32(weight), strict=True))
 
     @cached_property
-    def _places(self) -> dict[str, tuple[int, int]]:
-        """Each converted tensor's group, and where in it its entries begin."""
-        places = {}
-        for group, names in enumerate(self._header.groups):
-            first = 0
-            for name in names:
-                places[name] = group, first
-                first += self.tensors[name].entries
-        return places
+    def _float32_values(self) -> tuple[list[str], Array]:
+        """Names and values of float32 tensors: all at once, since there may be hundreds of tensors."""
+        names = [name for name in self._scales if self.tensors[name].dtype == "float32"]
+        levels = self._header.format.magnitudes
+        points = np.array([self._points.get(name, levels) for name in names]) if self._points else levels
+        return names, values_of(points, np.array([self._scales[name] for name in names]), "float32")
 
     def _decoded(self, body: Body) -> dict[str, Array]:
         """Tensors of another scheme, flat; they are kept until `close`."""
@@ -645,7 +673,9 @@ class FrameReader:
         return self._vectors
 
     def _decode(self) -> list[Levels]:
-        return read_stream(self._coded, self._models, self._header.coder)
+        levels = read_stream(self._coded, self._models, self._header.coder)
+        shared = (len(names) > 1 for names in self._header.groups)
+        return [divisible(own) if several else own for own, several in zip(levels, shared, strict=True)]
 
 
 def _narrowed(vector: Floats, dtype: str) -> Array:

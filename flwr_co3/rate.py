@@ -161,7 +161,7 @@ _HALVINGS = 16  # of 60 octaves; in what is left, a thousandth of one, bits are 
 
 class _Encoded(Protocol):
     @property
-    def frame(self) -> bytes: ...
+    def size(self) -> int: ...
 
 
 E = TypeVar("E", bound=_Encoded)
@@ -196,7 +196,8 @@ def suited(update: Update, formats: Sequence[tuple[FloatFormat, float]], bits: f
     if not update.header.known or _TABLE_BITS * len(update.header.groups) <= _TABLE_SHARE * bits:
         return update
     joined = update.joined()
-    gain = _Sizes(joined).scale_for(bits, joined.caps) > sizes.scale_for(bits, update.caps)
+    saved = 8 * (len(update.header.groups) - 1)  # a group of zeros takes a byte
+    gain = _Sizes(joined).scale_for(bits + saved, joined.caps) > sizes.scale_for(bits, update.caps)
     return joined if gain else update
 
 
@@ -238,8 +239,8 @@ def largest_within(budget: int, fixed: int, update: Update, encode: Callable[[Fl
             target = budget * _SAFE[0] - _SAFE[1]
         common = short_scale(sizes.scale_for(8 * (target - fixed) / correction, caps))
         candidate = encode(np.minimum(optimal, common))
-        size = len(candidate.frame)
-        if size <= budget and (best is None or size > len(best.frame)):
+        size = candidate.size
+        if size <= budget and (best is None or size > best.size):
             best = candidate
         if size <= budget and (size >= _GOOD * budget or common >= max(caps)):
             break

@@ -23,10 +23,10 @@ from flwr_co3.compress.tables import (
     shape_codes,
     unit_widths,
 )
-from flwr_co3.config import CO3Config
+from flwr_co3.config import BATCH_NORM_STATISTICS, CO3Config
 from flwr_co3.convert import FloatFormat, Quantizer, optimal_scale
 from flwr_co3.correct import ErrorMemory
-from flwr_co3.frame import DTYPES, LOSSY_DTYPES, MAX_TENSORS, Header, TensorSpec
+from flwr_co3.frame import DTYPES, LOSSY_DTYPES, MAX_TENSORS, Header, TensorSpec, dtype_name
 from flwr_co3.gennorm import GenNorm
 from flwr_co3.magnitudes import MagnitudeCounts
 from flwr_co3.moments import BINS, Measured, Source, flat, measure
@@ -38,7 +38,7 @@ Floats = npt.NDArray[np.float64]
 def is_exact(name: str, array: Array, config: CO3Config) -> bool:
     """Whether a tensor travels without loss: it is no float, or small, or its name is among the exact ones."""
     return (
-        _dtype_name(array.dtype) not in LOSSY_DTYPES
+        dtype_name(array.dtype) not in LOSSY_DTYPES
         or array.size < config.exact_below
         or _pattern(config.exact).match(name) is not None
     )
@@ -50,9 +50,7 @@ def _pattern(patterns: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join(map(fnmatch.translate, patterns)) or r"(?!)")
 
 
-@cache
-def _dtype_name(dtype: np.dtype[Any]) -> str:
-    return dtype.name
+_pattern(BATCH_NORM_STATISTICS)  # compiled here and now: a first update costs no more than a second
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,7 @@ class Update:
         for name in exact:
             if not _is_finite(tensors[name]):
                 raise _not_finite(name)
-        specs = {name: TensorSpec(_dtype_name(tensors[name].dtype), tensors[name].shape) for name in names}
+        specs = {name: TensorSpec.of(tensors[name]) for name in names}
         header = Header.of(config.float_format, config.coder, specs, exact, known)
         dtypes = {name: tensors[name].dtype for name in header.lossy}
         errors: dict[str, Array | None] = {}
@@ -227,7 +225,7 @@ def _as_array(name: str, tensor: Any) -> Array:
     if not isinstance(tensor, np.ndarray) and hasattr(tensor, "detach"):  # a torch tensor, wherever it lives
         tensor = tensor.detach().cpu().numpy()
     array = np.asarray(tensor)
-    if _dtype_name(array.dtype) not in DTYPES:
+    if dtype_name(array.dtype) not in DTYPES:
         raise ValueError(
             f"Tensor {name!r} has dtype {array.dtype}, which no frame can hold: convert it to one of "
             f"{', '.join(DTYPES)}."

@@ -60,6 +60,19 @@ def compare(
     strategy: Annotated[
         str | None, typer.Option(help="The strategy that aggregates, such as fedavgm:server_momentum=0.9.")
     ] = None,
+    links: Annotated[
+        str | None,
+        typer.Option(help="Simulated time on iot, 3g, 4g, dsl, wifi, wan, lognormal, 3g+4g:spread=0.5, trace:path=F."),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="What trains: profile:examples_per_second=1000 or measured:factor=10.")
+    ] = None,
+    deadline: Annotated[
+        float | None, typer.Option(help="Simulated seconds of a round, after which updates are lost.")
+    ] = None,
+    target: Annotated[
+        float | None, typer.Option(help="Accuracy (0 to 1) up to which bytes and simulated time are compared.")
+    ] = None,
     learning_rates: Annotated[
         str, typer.Option(help="Tune each scheme's learning rate over these, separated by commas.")
     ] = "",
@@ -103,6 +116,9 @@ def compare(
         "learning_rate": learning_rate,
         "momentum": momentum,
         "outer_products": outer_products,
+        "links": links,
+        "device": device,
+        "deadline": deadline,
     }
     chosen = {key: value for key, value in given.items() if value is not None}
     settings = Settings(**{**preset(task), **chosen, "seed": first_seed})
@@ -115,6 +131,7 @@ def compare(
         clients=clients,
         parallel=parallel,
         engine=engine,
+        target=target,
         learning_rates=tuple(_numbers(learning_rates, "learning-rates")),
     )
     plan.check()

@@ -1,10 +1,13 @@
 """The client: trains on its part of the data. CO3Mod compresses its answer when the server asks for it."""
 
+import time
+
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from flwr_co3 import CO3Mod
 from simulations.approximate_gradients import approximate, share_saved
+from simulations.clock import MEASURED, TRAIN_SECONDS
 from simulations.models import make_model
 from simulations.outer_products import parse_outer_products
 from simulations.settings import Settings
@@ -27,6 +30,7 @@ def train_model(message: Message, context: Context) -> Message:
     model = make_model(settings.model, image_shape(settings.dataset), seed=settings.seed)
     model.load_state_dict(arrays.to_torch_state_dict())
     memories = approximate(model, parse_outer_products(settings.outer_products))
+    started = time.perf_counter()
     loss = train(
         model,
         examples,
@@ -36,6 +40,8 @@ def train_model(message: Message, context: Context) -> Message:
         proximal_mu=float(str(config.get("proximal-mu", 0.0))),
     )
     metrics = MetricRecord({"train-loss": loss, "num-examples": len(examples.labels)})
+    if settings.device.startswith(MEASURED):
+        metrics[TRAIN_SECONDS] = time.perf_counter() - started
     if memories:
         metrics["multiplications-saved"] = share_saved(memories)
     answer = RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": metrics})

@@ -10,7 +10,44 @@ from flwr.serverapp import Grid
 _POLL_SECONDS = 0.1
 
 
-class OrderedGrid(Grid):
+class WrappedGrid(Grid):
+    """A grid that is another one in all that a subclass doesn't change.
+
+    Parameters
+    ----------
+    grid : Grid
+        The other one.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+
+    def get_node_ids(self) -> Iterable[int]:  # noqa: D102
+        return self._grid.get_node_ids()
+
+    def send_and_receive(  # noqa: D102
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        return self._grid.send_and_receive(messages, timeout=timeout)
+
+    @property
+    def run(self) -> Any:  # noqa: D102
+        return self._grid.run
+
+    def set_run(self, run: Any) -> None:  # noqa: D102
+        self._grid.set_run(run)
+
+    def create_message(self, *args: Any, **kwargs: Any) -> Message:  # noqa: D102
+        return self._grid.create_message(*args, **kwargs)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:  # noqa: D102
+        return self._grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:  # noqa: D102
+        return self._grid.pull_messages(message_ids)
+
+
+class OrderedGrid(WrappedGrid):
     """A grid whose nodes and replies come in the order of the nodes' partitions.
 
     Flower draws node ids anew in each run and collects replies as they come. Sampling by a seed and adding
@@ -23,7 +60,7 @@ class OrderedGrid(Grid):
     """
 
     def __init__(self, grid: Grid) -> None:
-        self._grid = grid
+        super().__init__(grid)
         self._partition: dict[int, int] = {}
 
     def learn_partitions(self, timeout: float = 300.0) -> int:
@@ -49,6 +86,10 @@ class OrderedGrid(Grid):
         if not self._partition:
             raise RuntimeError(f"No client answered within {timeout:.0f} seconds which part of the data is its own.")
         return len(self._partition)
+
+    def partition_of(self, node: int) -> int:
+        """Return the partition that a node has told."""
+        return self._partition[node]
 
     def _wait_for_nodes(self, number: int, until: float) -> list[int]:
         while len(nodes := list(self._grid.get_node_ids())) < number and time.monotonic() < until:
@@ -79,21 +120,3 @@ class OrderedGrid(Grid):
     def _place(self, node: int) -> tuple[int, int]:
         """Return a sort key: nodes that didn't tell their partition come last, by their id."""
         return self._partition.get(node, len(self._partition) + 1), node
-
-    # The rest is the grid's own.
-
-    @property
-    def run(self) -> Any:  # noqa: D102
-        return self._grid.run
-
-    def set_run(self, run: Any) -> None:  # noqa: D102
-        self._grid.set_run(run)
-
-    def create_message(self, *args: Any, **kwargs: Any) -> Message:  # noqa: D102
-        return self._grid.create_message(*args, **kwargs)
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:  # noqa: D102
-        return self._grid.push_messages(messages)
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:  # noqa: D102
-        return self._grid.pull_messages(message_ids)

@@ -16,11 +16,13 @@ from rich.console import Console
 
 from simulations.approximate_gradients import approximate
 from simulations.choices import look_up
+from simulations.clock import computation
 from simulations.engines import ENGINES, Execute, StopError
 from simulations.federation import RoundResult
 from simulations.fits import LayerFit
 from simulations.interruption import stoppable
 from simulations.jobs import Job, Outcome, RunFiles
+from simulations.links import make_links
 from simulations.models import make_model
 from simulations.outer_products import parse_outer_products
 from simulations.progress import Board
@@ -60,6 +62,8 @@ class Plan:
     learning_rates : tuple of float
         Those of which each scheme gets the one that is best for it, see :mod:`simulations.tuning`. With none, all have
         the settings' learning rate.
+    target : float or None
+        The accuracy up to which bytes and time are compared; None for two points below FedAvg's.
     """
 
     settings: Settings
@@ -69,6 +73,7 @@ class Plan:
     parallel: int | None = None
     engine: str = "flower"
     learning_rates: tuple[float, ...] = ()
+    target: float | None = None
 
     def check(self) -> None:
         """Find out before anything is started whether there is such a model, and such data that can be divided.
@@ -80,6 +85,12 @@ class Plan:
         """
         if self.clients < 1:
             raise ValueError(f"{self.clients} clients cannot train: give at least one.")
+        if self.settings.links:
+            make_links(self.settings.links, self.settings.seed)
+            computation(self.settings)
+        for scheme in self.schemes:
+            if scheme.uplink_seconds is not None and not self.settings.links:
+                raise ValueError(f"The scheme {scheme.name!r} has budgets by the clients' links: give --links.")
         look_up(ENGINES, self.engine, "engine")
         if TUNING_SEED in self.seeds:
             raise ValueError(f"The seed {TUNING_SEED} is the one for tuning: choose others.")
@@ -253,6 +264,7 @@ def _empty(plan: Plan, command: str) -> Comparison:
         clients=plan.clients,
         seeds=plan.seeds,
         learning_rates=list(plan.learning_rates),
+        target=plan.target,
         labels={scheme.name: scheme.label for scheme in plan.schemes},
         environment={"Python": platform.python_version(), **versions, "processors": str(os.cpu_count())},
         command=command,

@@ -10,6 +10,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from flwr_co3 import CO3Strategy
+from simulations.clock import RoundTime, TimedGrid, timed
 from simulations.metering import MeteredStrategy, Traffic, Watch
 from simulations.models import make_model
 from simulations.schemes import Scheme
@@ -41,6 +42,10 @@ class RoundResult:
         CO3's own account (see :class:`flwr_co3.CO3Strategy`), None for other schemes.
     seconds : float
         Wall-clock time of the round.
+    simulated_seconds : float or None
+        What the round would have lasted on the clients' links and devices; None without links.
+    lost : int
+        Updates that were sent and not received, or not in time; their bytes count as sent.
     multiplications_saved : float or None
         Share that the clients saved of those for the weight gradients that they approximate; None if they don't.
     """
@@ -60,6 +65,8 @@ class RoundResult:
     memory_norm: float | None = None
     seconds: float = 0.0
     multiplications_saved: float | None = None
+    simulated_seconds: float | None = None
+    lost: int = 0
 
 
 OnRound = Callable[[RoundResult], None]
@@ -93,7 +100,8 @@ def federate(
     shape, examples = image_shape(settings.dataset), evaluation_examples(settings.dataset, settings.subset)
     model = make_model(settings.model, shape, seed=settings.seed)
     parameters = sum(tensor.numel() for tensor in model.state_dict().values())
-    strategy = MeteredStrategy(_with_scheme(settings, scheme), settings.seed, watch)
+    clock = timed(grid, settings)
+    strategy = MeteredStrategy(_with_scheme(settings, scheme, clock), settings.seed, watch, lossy=clock is not None)
     results: list[RoundResult] = []
     started = time.perf_counter()
 
@@ -102,13 +110,14 @@ def federate(
         model.load_state_dict(arrays.to_torch_state_dict())
         worth = evaluate(model, examples)
         seconds, started = time.perf_counter() - started, time.perf_counter()
-        results.append(_account(server_round, worth, strategy.traffic, parameters, seconds))
+        result = _account(server_round, worth, strategy.traffic, parameters, seconds)
+        results.append(result if clock is None else _on_time(result, clock.time))
         if on_round is not None:
             on_round(results[-1])
         return MetricRecord({"accuracy": worth.accuracy, "loss": worth.loss})
 
     strategy.start(
-        grid=grid,
+        grid=clock or grid,
         initial_arrays=ArrayRecord(model.state_dict()),
         num_rounds=settings.rounds,
         timeout=_ROUND_TIMEOUT,
@@ -118,9 +127,26 @@ def federate(
     return results
 
 
-def _with_scheme(settings: Settings, scheme: Scheme) -> Strategy:
+def _with_scheme(settings: Settings, scheme: Scheme, clock: TimedGrid | None) -> Strategy:
     strategy = make_strategy(settings.strategy, settings.fraction_train)
-    return strategy if scheme.config is None else CO3Strategy(strategy, scheme.config)
+    if scheme.config is None:
+        return strategy
+    if scheme.uplink_seconds is None:
+        return CO3Strategy(strategy, scheme.config)
+    if clock is None:
+        raise ValueError(f"The scheme {scheme.name!r} has a budget by the clients' links: give them links.")
+    rate = clock.rate(scheme.uplink_seconds)
+    return CO3Strategy(strategy, dataclasses.replace(scheme.config, rate=rate))
+
+
+def _on_time(result: RoundResult, time: RoundTime) -> RoundResult:
+    return dataclasses.replace(
+        result,
+        simulated_seconds=time.seconds,
+        lost=time.lost,
+        uplink_bytes=result.uplink_bytes + time.lost_bytes,
+        uplink_payload_bytes=result.uplink_payload_bytes + time.lost_payload_bytes,
+    )
 
 
 def _account(server_round: int, worth: Score, traffic: Traffic, parameters: int, seconds: float) -> RoundResult:

@@ -53,9 +53,12 @@ class MeteredStrategy(Strategy):
         Seed of the sampling of clients, so that compared schemes train the same ones in a round.
     watch : Callable, optional
         Called with the round, the weights sent and the replies, before these are aggregated.
+    lossy : bool (default: False)
+        Whether a round may end without any reply, as on links that lose updates.
     """
 
-    def __init__(self, strategy: Strategy, seed: int, watch: Watch | None = None) -> None:
+    def __init__(self, strategy: Strategy, seed: int, watch: Watch | None = None, *, lossy: bool = False) -> None:
+        self._lossy = lossy
         self._strategy = strategy
         self._seed = seed
         self._watch = watch
@@ -84,7 +87,7 @@ class MeteredStrategy(Strategy):
         """
         replies = list(replies)
         answers = [reply for reply in replies if reply.has_content()]
-        if not answers:
+        if not answers and (replies or not self._lossy):
             reason = _last_line(replies[0].error.reason or "") if replies else "none answered in time"
             raise NoReplyError(f"All clients failed in round {server_round}; the first one: {reason}")
         self.traffic.replies, self.traffic.failures = len(answers), len(replies) - len(answers)
@@ -92,7 +95,7 @@ class MeteredStrategy(Strategy):
         self.traffic.uplink_payload_bytes = sum(
             payload_bytes(answer.content.array_records.values()) for answer in answers
         )
-        if self._watch is not None:
+        if self._watch is not None and answers:
             self._watch(server_round, self._sent, answers)
         arrays, metrics = self._strategy.aggregate_train(server_round, replies)
         self.traffic.metrics = dict(metrics or {})

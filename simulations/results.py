@@ -2,10 +2,11 @@
 
 import csv
 import dataclasses
+import itertools
 import json
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from simulations.settings import Settings
 RESULTS_FILE = "results.json"
 ROUNDS_FILE = "rounds.csv"
 _FORMAT = 1
+_TARGET_BELOW = 0.02  # of accuracy
 _LAST_SHARE = 0.2  # of the rounds; the final accuracy is their mean, as single rounds are noisy
 
 
@@ -59,6 +61,28 @@ class Run:
         return sum(result.uplink_bytes for result in self.rounds)
 
     @property
+    def simulated_seconds(self) -> list[float] | None:
+        """What the simulated clock says after each round from round 0 on; None without one."""
+        durations = [result.simulated_seconds for result in self.rounds]
+        if any(duration is None for duration in durations[1:]):
+            return None
+        return list(itertools.accumulate(duration or 0.0 for duration in durations))
+
+    def bytes_to(self, accuracy: float) -> float | None:
+        """Bytes sent by all clients until a round first had this accuracy; None if none had."""
+        return self._until(accuracy, list(itertools.accumulate(result.uplink_bytes for result in self.rounds)))
+
+    def seconds_to(self, accuracy: float) -> float | None:
+        """Simulated seconds until a round first had this accuracy; None if none had, or without a simulated clock."""
+        clock = self.simulated_seconds
+        return None if clock is None else self._until(accuracy, clock)
+
+    def _until(self, accuracy: float, sums: Sequence[float]) -> float | None:
+        reached = (number for number, result in enumerate(self.rounds) if result.accuracy >= accuracy)
+        number = next(reached, None)
+        return None if number is None else float(sums[number])
+
+    @property
     def bits_per_parameter(self) -> float:
         """Mean over the rounds."""
         return statistics.fmean(result.bits_per_parameter for result in self.rounds[1:] or self.rounds)
@@ -76,8 +100,13 @@ class Summary:
         Means over the seeds.
     ratio : float or None
         FedAvg's bytes over this scheme's, None without FedAvg.
-    nmse, encode_seconds : float or None
+    nmse, encode_seconds, decode_seconds : float or None
         Means over rounds and seeds.
+    learning_rate : float
+        The clients'.
+    bytes_to_target, seconds_to_target : float or None
+        Sent by all clients, and passed on the simulated clock, when the comparison's target accuracy was first reached:
+        means over the seeds, None if one of them didn't reach it, or has no simulated clock.
     """
 
     scheme: str
@@ -91,6 +120,10 @@ class Summary:
     ratio: float | None
     nmse: float | None
     encode_seconds: float | None
+    decode_seconds: float | None
+    learning_rate: float
+    bytes_to_target: float | None
+    seconds_to_target: float | None
 
 
 @dataclass
@@ -113,6 +146,8 @@ class Comparison:
         Versions of what it was made with.
     problem : str
         Why the comparison is incomplete; empty if it isn't.
+    target : float or None
+        The accuracy up to which bytes and time are compared; see :attr:`target_accuracy`.
     """
 
     settings: Settings
@@ -128,6 +163,22 @@ class Comparison:
     started: str = ""
     seconds: float = 0.0
     problem: str = ""
+    target: float | None = None
+
+    @property
+    def target_accuracy(self) -> float:
+        """The accuracy up to which bytes and time are compared.
+
+        Unless one is given, it is two points less than FedAvg's final one, or than the best scheme's without FedAvg.
+        """
+        if self.target is not None:
+            return self.target
+        finals = {
+            name: statistics.fmean(run.final_accuracy for run in runs)
+            for name in self.labels
+            if (runs := self.runs_of(name))
+        }
+        return finals.get(PLAIN, max(finals.values())) - _TARGET_BELOW
 
     def runs_of(self, scheme: str) -> list[Run]:
         """Return the runs of a scheme that got through at least one round."""
@@ -214,6 +265,10 @@ def _summarise(comparison: Comparison, scheme: str) -> Summary:
         ratio=_ratio(comparison, runs),
         nmse=_mean(result.nmse for run in runs for result in run.rounds),
         encode_seconds=_mean(result.encode_seconds for run in runs for result in run.rounds),
+        decode_seconds=_mean(result.decode_seconds for run in runs for result in run.rounds),
+        learning_rate=runs[0].learning_rate,
+        bytes_to_target=_mean_of_all(run.bytes_to(comparison.target_accuracy) for run in runs),
+        seconds_to_target=_mean_of_all(run.seconds_to(comparison.target_accuracy) for run in runs),
     )
 
 
@@ -227,6 +282,12 @@ def _ratio(comparison: Comparison, runs: list[Run]) -> float | None:
 
 def _bytes_per_round(runs: list[Run]) -> float:
     return sum(run.uplink_bytes for run in runs) / sum(len(run.rounds) - 1 for run in runs)
+
+
+def _mean_of_all(values: Iterable[float | None]) -> float | None:
+    """Return the mean, or None if one is missing."""
+    known = list(values)
+    return None if None in known else _mean(known)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

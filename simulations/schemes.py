@@ -48,12 +48,15 @@ class Scheme:
         None: weights travel as they are.
     outer_products : str or None
         The clients' weight gradients, as in the settings; None: as the settings say.
+    uplink_seconds : float or None
+        Each client's budget is what its link carries in so many seconds; None: the config has the rate.
     """
 
     name: str
     label: str
     config: CO3Config | None
     outer_products: str | None = None
+    uplink_seconds: float | None = None
 
 
 def make_scheme(text: str, overrides: Mapping[str, Any] | None = None) -> Scheme:
@@ -65,7 +68,8 @@ def make_scheme(text: str, overrides: Mapping[str, Any] | None = None) -> Scheme
         A name, and settings that replace the scheme's own: the fields of :class:`flwr_co3.CO3Config`, and
         those of :class:`flwr_co3.RateLimit` (``bits_per_parameter=0.1``) for its rate. Several patterns for
         ``exact`` are separated by ``|``, and so are the settings of ``outer_products=topk|k=8|memory_decay=1``,
-        which replaces the one that the settings have for all schemes.
+        which replaces the one that the settings have for all schemes. ``uplink_seconds=2`` gives each client the
+        budget that its link carries in that time.
     overrides : Mapping, optional
         Settings by key of the run config; an empty one leaves what the scheme says.
 
@@ -78,7 +82,7 @@ def make_scheme(text: str, overrides: Mapping[str, Any] | None = None) -> Scheme
     given = {key: (overrides or {}).get(key, "") for key in _OVERRIDES}
     changed = {key.replace("-", "_"): parse_value(str(value)) for key, value in given.items() if value != ""}
     options = {**choice.options, **changed}
-    products = _outer_products(options)
+    products, seconds = _outer_products(options), _uplink_seconds(options, text)
     if choice.name == PLAIN:
         if options:
             raise ValueError(
@@ -87,7 +91,9 @@ def make_scheme(text: str, overrides: Mapping[str, Any] | None = None) -> Scheme
             )
         return Scheme(text, _label("FedAvg (float32)", choice.options), None, products)
     label, own = look_up({PLAIN: ("", {}), **_SCHEMES}, choice.name, "scheme")
-    return Scheme(text, _label(label, {**choice.options, **changed}), _config({**own, **options}, text), products)
+    return Scheme(
+        text, _label(label, {**choice.options, **changed}), _config({**own, **options}, text), products, seconds
+    )
 
 
 def make_schemes(texts: list[str]) -> list[Scheme]:
@@ -99,22 +105,39 @@ def make_schemes(texts: list[str]) -> list[Scheme]:
 
 
 def at_budgets(texts: list[str], bits: list[float]) -> list[str]:
-    """Write each scheme once for each budget, in bits per parameter; without any, and for FedAvg, as it is.
+    """Write each scheme once for each budget, in bits per parameter; FedAvg, or with a budget of its own, as it is.
 
-    >>> at_budgets(["fedavg", "co3:format=fp8"], [0.1, 2])
-    ['fedavg', 'co3:format=fp8,bits_per_parameter=0.1', 'co3:format=fp8,bits_per_parameter=2']
+    >>> at_budgets(["fedavg", "co3:format=fp8", "co3:uplink_seconds=1"], [0.1, 2])
+    ['fedavg', 'co3:format=fp8,bits_per_parameter=0.1', 'co3:format=fp8,bits_per_parameter=2', 'co3:uplink_seconds=1']
     """
     if not bits:
         return texts
     return [
         each
         for text in texts
-        for each in ([text] if text == PLAIN else [_with_budget(text, budget) for budget in bits])
+        for each in ([text] if _has_budget(text) else [_with_budget(text, budget) for budget in bits])
     ]
+
+
+def _has_budget(text: str) -> bool:
+    choice = parse_choice(text, "scheme")
+    return choice.name == PLAIN or not choice.options.keys().isdisjoint((*_RATE, "uplink_seconds"))
 
 
 def _with_budget(text: str, bits: float) -> str:
     return f"{text}{',' if ':' in text else ':'}bits_per_parameter={bits:g}"
+
+
+def _uplink_seconds(options: dict[str, Value], text: str) -> float | None:
+    """Take the option of that name out of ``options``."""
+    if "uplink_seconds" not in options:
+        return None
+    seconds = options.pop("uplink_seconds")
+    if isinstance(seconds, str) or not seconds > 0:
+        raise ValueError(f"The scheme {text!r} has uplink_seconds={seconds}, which must be a number above 0.")
+    if any(key in options for key in _RATE):
+        raise ValueError(f"The scheme {text!r} has two budgets: give uplink_seconds or {', '.join(_RATE)}.")
+    return float(seconds)
 
 
 def _outer_products(options: dict[str, Value]) -> str | None:

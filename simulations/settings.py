@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,12 +38,17 @@ class Settings:
     learning_rate: float = 0.05
     momentum: float = 0.9  # of the clients' SGD
     outer_products: str = EXACT  # of the clients' weight gradients: exact | topk:k=8 | weighted:k= | random:k=
+    links: str = ""  # 3g | 3g+4g:spread=0.5 | lognormal:uplink=1e6 | trace:path=links.csv; empty: no simulated time
+    device: str = "profile:examples_per_second=1000"  # what trains, for simulated time; or measured:factor=10
+    deadline: float = 0.0  # simulated seconds of a round, after which updates are lost; 0 for none
     seed: int = 0  # partitions, initial weights, batch order, sampled clients
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{_written(name)} is {getattr(self, name)}, but must be more than 0.")
+        if not 0 <= self.deadline < math.inf:
+            raise ValueError(f"deadline is {self.deadline}, but must be a number of seconds, or 0 for none.")
         if not 0 < self.fraction_train <= 1:
             raise ValueError(f"fraction-train is {self.fraction_train}, but must be above 0 and at most 1.")
         for name in ("train_examples", "test_examples"):
@@ -73,8 +79,10 @@ class Settings:
         return cls(**given)
 
     def to_record(self) -> ConfigRecord:
-        """Pack the settings into the record that goes to the clients with every training message."""
-        return ConfigRecord({_MESSAGE_KEY: json.dumps(dataclasses.asdict(self), separators=(",", ":"))})
+        """Pack what differs from the defaults into the record that goes to the clients with every training message."""
+        defaults = Settings()
+        changed = {name: value for name, value in vars(self).items() if value != getattr(defaults, name)}
+        return ConfigRecord({_MESSAGE_KEY: json.dumps(changed, separators=(",", ":"))})
 
     @classmethod
     def from_record(cls, record: ConfigRecord) -> "Settings":

@@ -4,7 +4,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from simulations.results import Comparison, Summary
-from simulations.units import as_bits, as_bytes, as_ratio
+from simulations.schemes import PLAIN
+from simulations.units import as_bits, as_bytes, as_ratio, as_seconds
 
 
 def terminal_table(comparison: Comparison) -> Table:
@@ -13,6 +14,9 @@ def terminal_table(comparison: Comparison) -> Table:
     table.add_column("Scheme")  # in a narrow terminal the labels wrap, and no number is cut
     for heading in ("Accuracy", "Bits per\nparameter", "A client's\nmessage", "Sent\nin all", "Less than\nFedAvg"):
         table.add_column(heading, justify="right", no_wrap=True)
+    timed = comparison.settings.links != ""
+    if timed:
+        table.add_column("Time to\ntarget", justify="right", no_wrap=True)
     for row in comparison.summaries():
         table.add_row(
             row.label,
@@ -21,6 +25,7 @@ def terminal_table(comparison: Comparison) -> Table:
             as_bytes(row.uplink_bytes_per_message),
             as_bytes(row.uplink_bytes),
             "–" if row.ratio is None else as_ratio(row.ratio),
+            *([time_to_target(comparison, row)] if timed else []),
         )
     return table
 
@@ -31,8 +36,22 @@ def accuracy(row: Summary) -> str:
     return f"{100 * row.accuracy:.1f}{spread}\N{NO-BREAK SPACE}%"
 
 
+def time_to_target(comparison: Comparison, row: Summary) -> str:
+    """Write the simulated time to the target accuracy, and how many times less than FedAvg's it is."""
+    if row.seconds_to_target is None:
+        return "not reached"
+    plain = next((each.seconds_to_target for each in comparison.summaries() if each.scheme == PLAIN), None)
+    factor = "" if not plain or row.scheme == PLAIN else f" ({as_ratio(plain / row.seconds_to_target)})"
+    return as_seconds(row.seconds_to_target) + factor
+
+
 def caption(comparison: Comparison) -> str:
     """Say what the numbers are."""
     seeds = len(comparison.seeds)
     over = f"; mean ± standard deviation over {seeds} seeds" if seeds > 1 else ""
-    return f"Accuracy on the test data: mean of the last fifth of the rounds{over}. Bytes: whole messages."
+    text = f"Accuracy on the test data: mean of the last fifth of the rounds{over}. Bytes: whole messages."
+    if comparison.settings.links:
+        text += (
+            f" Time: simulated, until {100 * comparison.target_accuracy:.1f} % was first reached (× less than FedAvg)."
+        )
+    return text

@@ -94,7 +94,8 @@ def decode(frame: bytes, dictionary: bytes, like: Like | None = None) -> dict[st
     scales = read_scales(models, flags, [name for group in groups for name in group])
     plans, points = [], []
     for group in groups:
-        plans.append(read_model(models, sum(entries[n] for n in group), magnitudes, bool(flags & HUFFMAN)))
+        shape = shapes[group[0]] if frame[3] == 2 and len(group) == 1 else ()
+        plans.append(read_model(models, sum(entries[n] for n in group), magnitudes, bool(flags & HUFFMAN), shape))
         coded_points = flags & CENTROIDS and plans[-1][0] != "zero"
         points.append(read_points(models, magnitudes) if coded_points else magnitudes)
     assert not models.rest()
@@ -262,8 +263,13 @@ def with_low_bits(tokens: list[list[int]], low: Cursor) -> list[list[int]]:
 # -- models: each is (kind, entries, facts, [(length, frequencies, packing factor, alphabet)], raw bytes) --------------
 
 
-def read_model(models: Cursor, entries: int, magnitudes: list[float], huffman: bool) -> tuple[Any, ...]:
+def read_model(
+    models: Cursor, entries: int, magnitudes: list[float], huffman: bool, shape: tuple[int, ...] = ()
+) -> tuple[Any, ...]:
     byte = models.number(1)
+    if byte == 6:
+        assert len(shape) > 1 and not huffman
+        return read_classed(models, entries, magnitudes, shape)
     kind, factor = byte % 16, byte // 16 + 1
     if kind == 0:
         return "zero", entries, (), [], 0
@@ -285,8 +291,8 @@ def read_model(models: Cursor, entries: int, magnitudes: list[float], huffman: b
     if kind == 3:
         frequencies = read_counted(models, 2 * m + 1)
     else:
-        shape = max(((models.number(1) + 1) / 128) ** 2, 0.2)
-        weights = cell_weights(shape, as_float(models.number(2)), magnitudes[: m + 1])
+        exponent = max(((models.number(1) + 1) / 128) ** 2, 0.2)
+        weights = cell_weights(exponent, as_float(models.number(2)), magnitudes[: m + 1])
         if kind == 2:
             share = models.number(2)
             weights[m] = 0
@@ -297,6 +303,23 @@ def read_model(models: Cursor, entries: int, magnitudes: list[float], huffman: b
     assert not huffman or factor == 1
     sequence = (-(-entries // factor), packed(frequencies, factor), factor, 2 * m + 1)
     return "dense", entries, (m,), [sequence], 0
+
+
+def read_classed(models: Cursor, entries: int, magnitudes: list[float], shape: tuple[int, ...]) -> tuple[Any, ...]:
+    widths = models.number(1)
+    row_bits, column_bits = widths % 16, widths // 16
+    labels = list(models.bits(iter([row_bits] * shape[0] + [column_bits] * shape[1])))
+    classes: dict[tuple[int, int], list[int]] = {
+        (r, c): [] for r in range(1 << row_bits) for c in range(1 << column_bits)
+    }
+    inner = prod(shape[2:])
+    for r, row in enumerate(labels[: shape[0]]):
+        for c, column in enumerate(labels[shape[0] :]):
+            first = (r * shape[1] + c) * inner
+            classes[row, column] += range(first, first + inner)
+    places = [where for where in classes.values() if where]
+    parts = [read_model(models, len(where), magnitudes, False) for where in places]
+    return "classed", entries, (places, parts), [s for part in parts for s in part[3]], sum(part[4] for part in parts)
 
 
 def cell_weights(shape: float, width: float, magnitudes: list[float]) -> list[int]:
@@ -378,6 +401,14 @@ def read_symbols(coded: Cursor, plans: list[tuple[Any, ...]], zero: int, huffman
 def place(kind: str, entries: int, facts: Any, read: list[list[int]], raw: Cursor, zero: int) -> list[int]:
     if kind == "zero":
         return [zero] * entries
+    if kind == "classed":
+        joined, start = [zero] * entries, 0
+        for where, (own, count, own_facts, sequences, _) in zip(*facts, strict=True):
+            symbols = place(own, count, own_facts, read[start : start + len(sequences)], raw, zero)
+            start += len(sequences)
+            for at, symbol in zip(where, symbols, strict=True):
+                joined[at] = symbol
+        return joined
     m = facts[0]
     if kind == "dense":
         return [symbol - m + zero for symbol in read[0][:entries]]

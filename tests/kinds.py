@@ -57,6 +57,13 @@ def small_network(seed: int = 0) -> dict[str, Any]:
     return network(seed, width=10)
 
 
+def uneven(shape: tuple[int, ...]) -> Array:
+    """Some rows and columns are much busier than others."""
+    busy = [np.linspace(0, 1, count)[:, None] ** 2 for count in shape[:2]]
+    width = (busy[0] * busy[1].T).reshape(*shape[:2], *[1] * (len(shape) - 2))
+    return (gennorm(1, shape, 0.5) * width).astype("f4")
+
+
 def kinds() -> dict[str, Kind]:
     """All kinds, by name."""
     bfloat16 = ml_dtypes.bfloat16
@@ -105,6 +112,7 @@ def kinds() -> dict[str, Kind]:
             {"w": gennorm(0.6, 4000), "dead": np.zeros(1500, "f2"), "b": outliers(2000, 40)},
             CO3Config(format="uniform", reconstruction="centroid", scale=0.5),
         ),
+        "classes": Kind({"w": uneven((60, 20, 3, 3)), "b": uneven((300, 40))}, CO3Config(scale=1.0, contexts=True)),
         "no tensors": Kind({}, CO3Config()),
         "empty update": Kind(small_network(4), CO3Config(), max_bytes=20),
     }

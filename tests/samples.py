@@ -10,7 +10,7 @@ from flwr_co3.gennorm import GenNorm
 
 Array = NDArray[Any]
 
-FORMATS = ("fp4", "fp8", "fp8_143", "e2m1", "e4m3", "e5m2", "uniform")
+FORMATS = ("fp4", "fp8", "fp8_143", "e2m1", "e4m3", "e5m2", "uniform", "e2m5", "e3m4")
 
 #: co3.md's table for fp4: by shape, the scale that minimises the squared error of GenNorm(shape, 1), and that error.
 FP4_OPTIMA = {

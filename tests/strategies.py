@@ -116,6 +116,7 @@ SETTINGS = {
     "format": st.sampled_from(FORMATS),
     "coder": st.sampled_from(["rans", "huffman"]),
     "quantizer": st.sampled_from(QUANTIZERS),
+    "contexts": st.booleans(),
     "exact": st.sampled_from([(), ("*running_var",), ("a*",), ("*",)]),
     "exact_below": st.sampled_from([0, 8, 100]),
 }

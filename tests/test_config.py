@@ -30,6 +30,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "coder": st.sampled_from(["rans", "huffman"]),
     "memory_decay": st.floats(0, 1),
     "rounding": st.sampled_from(["nearest", "rd"]),
+    "contexts": st.booleans(),
     "reconstruction": st.sampled_from(["level", "centroid"]),
     "exact": st.lists(st.text()).map(tuple),
     "exact_below": st.integers(0, 1 << 40),

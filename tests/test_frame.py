@@ -15,7 +15,7 @@ import pytest
 from flwr_co3 import frame as frame_module
 from flwr_co3.codec import Codec
 from flwr_co3.compress import read_model
-from flwr_co3.compress.group import COUNTED, FITTED, FITTED_ZERO_SHARE, LISTED, SPARSE, ZERO
+from flwr_co3.compress.group import CLASSED, COUNTED, FITTED, FITTED_ZERO_SHARE, LISTED, SPARSE, ZERO
 from flwr_co3.compress.tables import counted
 from flwr_co3.config import CO3Config
 from flwr_co3.errors import FrameError
@@ -56,7 +56,7 @@ def test_a_frame_of_every_kind_is_committed() -> None:
         flags |= frame[4] if frame != EMPTY else 0
         models |= model_kinds(frame)
     assert flags == 31 | 64
-    assert models == {ZERO, FITTED, FITTED_ZERO_SHARE, COUNTED, SPARSE, LISTED}
+    assert models == {ZERO, FITTED, FITTED_ZERO_SHARE, COUNTED, SPARSE, LISTED, CLASSED}
 
 
 def model_kinds(frame: bytes) -> set[int]:
@@ -238,7 +238,25 @@ BROKEN: dict[str, tuple[bytes, str]] = {
         corrected(b"CO3\x03" + forged(ONE)[4:]),
         "version 3, and this flwr-co3 reads versions 1 to 2: update the older",
     ),
-    "flags": (forged(ONE, SCALED + b"\0", flags=COMMON_SCALE | 64), "flags 0x48, some of which"),
+    "flags": (
+        corrected(b"CO3\x01" + forged(ONE, SCALED + b"\0", flags=COMMON_SCALE | 64)[4:]),
+        "flags 0x48, some of which",
+    ),
+    "centroids": (
+        forged(ONE, SCALED + b"\x33\x01\x05\x20\x06" + bytes(6), flags=COMMON_SCALE | 64),
+        "has 6 centroids, and its format 5 levels above 0",
+    ),
+    "classes of nothing": (forged(ONE, SCALED + b"\x06\x00", flags=COMMON_SCALE), r"in a way \(number 6\)"),
+    "classes in version 1": (
+        corrected(
+            b"CO3\x01" + forged(table_of([("w", FLOAT32, (40, 50))]), SCALED + b"\x06\0\0", flags=COMMON_SCALE)[4:]
+        ),
+        r"in a way \(number 6\)",
+    ),
+    "too many classes": (
+        forged(table_of([("w", FLOAT32, (40, 50))]), SCALED + b"\x06\x33", flags=COMMON_SCALE),
+        "claims 2.3 by 2.3 classes",
+    ),
     "checksum": (forged(ONE)[:-1] + b"\x00", "damaged: its checksum"),
     "dtype": (forged(table_of([("w", len(DTYPES), (3,))])), "Tensor 'w' has a dtype, number 15"),
     "lossy integer": (forged(table_of([("w", DTYPES.index("int32"), (3,))])), "'w' is int32 and not marked exact"),

@@ -10,6 +10,7 @@ from flwr_co3 import CO3Config, Codec, FrameReader, RateLimit
 from flwr_co3.frame import _DICTIONARY
 from flwr_co3.schemes import Scheme, make_scheme
 from tests import frame_by_the_book
+from tests.kinds import uneven
 
 FORMATS = ["fp4", "fp8", "fp8_143", "e2m1", "e4m3", "uniform"]
 
@@ -22,6 +23,7 @@ def model(size: int, scale: float) -> dict[str, npt.NDArray[Any]]:
         "layer1.0.bn1.running_mean": rng.normal(size=size).astype(np.float32),
         "layer1.0.bn1.num_batches_tracked": np.array(17),
         "fc.weight": (0.1 * scale * rng.standard_t(2, size=(10, size))) * (rng.random((10, size)) < 0.3),
+        "uneven": uneven((50, 60)),
         "frozen": np.zeros((40, 50), np.float32),
         "all the same": np.full(3000, scale, np.float32),
         "few": np.where(rng.random(5000) < 0.001, np.float32(scale), np.float32(0)),
@@ -41,6 +43,7 @@ CONFIGS = [
         CO3Config(rounding="rd", reconstruction="centroid", rate=RateLimit(bits_per_parameter=bits))
         for bits in (0.05, 1.0)
     ),
+    *(CO3Config(scale=scale, contexts=True) for scale in (0.1, 1.0)),
 ]
 
 
@@ -72,7 +75,7 @@ def test_these_frames_show_every_model_and_flag(monkeypatch: pytest.MonkeyPatch)
         frame = Codec(config, seed=1).encode(model(700, 1.0))
         flags |= frame[4] if len(frame) > 1 else 0
         frame_by_the_book.decode(frame, _DICTIONARY)
-    assert kinds >= {"0", "1", "1 packed", "2", "2 packed", "3", "3 packed", "4", "5"}, kinds
+    assert kinds >= {"0", "1", "1 packed", "2", "2 packed", "3", "3 packed", "4", "5", "6"}, kinds
     assert flags == 31 | 64
 
 

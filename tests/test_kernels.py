@@ -197,7 +197,10 @@ RIGHT = dict(
     huffman_decode=[bytes(13), i8(13), bits, ones, 100, u1(100)],
     gaps=[np.repeat(np.array([5, 6], "u1"), [90, 10]), 5, 1, 10, 2],
     place=[np.full(10, 3, "u1"), bytes(4), 2, u1(10), 1, 2, 10, 1000, 2, f4(2), f4(1000)],
-    dequantize=[u1(50), 2, 0, f4(3), f4(100), True],
+    activity=[u1(120), 4, 10, 3, 5, np.zeros(4, "i8"), np.zeros(10, "i8")],
+    sort_classes=[u1(120), 4, 10, 3, u1(4), u1(10), 1, i8(0), u1(120), np.zeros((1, 256), "i8")],
+    merge_classes=[u1(120), 4, 10, 3, u1(4), u1(10), 1, i8(0), u1(120)],
+    dequantize=[[u1(50)], i8(2, 0, 0, 3), f4(3), i8(0, 0, 100), [f4(100)], True],
 )
 """
 
@@ -213,8 +216,11 @@ SHORT: dict[str, list[str]] = {
     "rans_decode": [LESS_IN.format(6), LESS.format(2), "a[0] = a[0][:31]"],
     "huffman_encode": [LESS.format(k) for k in (2, 3)],
     "huffman_decode": [LESS.format(2), LESS.format(3), "a[0] = a[0][:-1]"],
+    "activity": [LESS.format(k) for k in (0, 5, 6)],
+    "sort_classes": [LESS.format(k) for k in (0, 4, 5, 7, 8, 9)],
+    "merge_classes": [LESS.format(k) for k in (0, 4, 5, 7, 8)],
     "place": [LESS.format(k) for k in (3, 9, 10)] + ["a[1] = a[1][:-1]"],
-    "dequantize": [LESS.format(0)],
+    "dequantize": [LESS_IN.format(0), LESS.format(1), LESS.format(2), LESS_IN.format(4)],
 }
 #: Absurd numbers, by function and place.
 ABSURD: dict[str, list[str]] = {
@@ -270,6 +276,18 @@ ABSURD: dict[str, list[str]] = {
         f"a[4] = {HUGE}; a[1] = i8()",
     ],
     "gaps": [f"a[3] = {levels}" for levels in (9, 11, 0, -1, 101, HUGE)] + ["a[4] = -1", "a[4] = 41"],
+    "activity": [f"a[{k}] = {size}" for k in (1, 2, 3) for size in (0, -1, 5, HUGE)],
+    "sort_classes": [
+        *(f"a[{k}] = {size}" for k in (1, 2, 3) for size in (0, -1, 7, HUGE)),
+        *(f"a[6] = {bits}" for bits in (-1, 4, 1 << 30)),
+        *(f"a[7] = i8({start})" for start in (1, -1, HUGE)),
+        *("a[4][:] = 8", "a[4][3] = 255", "a[5][0] = 2", "a[5][:] = 1"),
+    ],
+    "merge_classes": [
+        *(f"a[{k}] = {size}" for k in (1, 2, 3) for size in (0, -1, 7, HUGE)),
+        *(f"a[7] = i8({start})" for start in (1, -1, HUGE)),
+        *("a[4][:] = 8", "a[5][0] = 2", "a[5][:] = 1"),
+    ],
     "place": [
         *(f"a[6] = {levels}" for levels in (11, -1, HUGE, HUGE - 7)),
         *(f"a[7] = {entries}" for entries in (1001, HUGE)),
@@ -280,11 +298,16 @@ ABSURD: dict[str, list[str]] = {
         f"a[0] = u1(1 << 24); a[1] = b''; a[2] = 0; a[6] = {HUGE}; a[7] = {HUGE}; a[8] = 0",
     ],
     "dequantize": [
-        *(f"a[1] = {factor}" for factor in (0, -1, 9)),
-        *(f"a[2] = {first}" for first in (1, -1, HUGE, HUGE - 50)),
-        "a[3] = f4(1)",
-        "a[3] = f4(257)",
-        "a[3] = f4(0)",
+        *(f"a[1] = i8({factor}, 0, 0, 3)" for factor in (0, 1, -1, 9, HUGE)),
+        *(f"a[1] = i8(2, {first}, 0, 3)" for first in (1, -1, HUGE, HUGE - 50, TINY)),
+        *(f"a[1] = i8(2, 0, {base}, 3)" for base in (1, -1, HUGE, TINY)),
+        *(f"a[1] = i8(2, 0, 0, {alphabet})" for alphabet in (1, 4, 257, 0, -1, HUGE, TINY)),
+        *(f"a[3] = i8(0, {start}, {stop})" for start, stop in [(0, 101), (-1, 9), (9, 3), (0, HUGE), (TINY, 9)]),
+        *(f"a[3] = i8({t}, 0, 9)" for t in (1, -1, HUGE)),
+        "a[0] = [None]",
+        "a[0] = []",
+        "a[4] = [None]",
+        "a[4] = []",
     ],
 }
 #: Nonsense that means nothing, but is no reason to fall over either: whatever comes of it, the process goes on.
@@ -306,8 +329,11 @@ SURVIVED: dict[str, list[str]] = {
     "huffman_encode": [f"a[1] = {base}" for base in (-1, 255, 1 << 30)] + [f"a[4] = {HUGE}"],
     "huffman_decode": ["a[3][:] = 255", "a[3][:] = 0", "a[0] = b''; a[1] = i8(0)"],
     "gaps": ["a[1] = 1000", "a[1] = -7", "a[2] = 1 << 30"],
+    "activity": ["a[4] = 1000", "a[5][:] = -1"],
+    "sort_classes": ["a[0][:] = 255", "a[9][:] = -1"],
+    "merge_classes": ["a[0][:] = 255"],
     "place": ["a[0] = u1(0)", "a[8] = 7", "a[8] = -1", "a[0][:] = 255", "a[3][:] = 255", f"a[7] = {TINY}; a[8] = 0"],
-    "dequantize": ["a[0][:] = 255", "a[4] = f4(0)"],
+    "dequantize": ["a[0][0][:] = 255", "a[3] = i8(0, 7, 7)", "a[3] = i8()", "a[2][:] = np.nan"],
     "keep": ["a[7] = 300", "a[7] = -9", "a[1] = None", "a[5][:] = 255"],
 }
 

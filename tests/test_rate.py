@@ -25,7 +25,7 @@ def counted_encodings() -> Iterator[list[int]]:
 
     def counting(self: Codec, *args: Any) -> _Attempt:
         encoded = original(self, *args)
-        sizes.append(len(encoded.frame))
+        sizes.append(encoded.size)
         return encoded
 
     with pytest.MonkeyPatch.context() as patch:

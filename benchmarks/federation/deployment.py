@@ -32,6 +32,13 @@ class Federation:
         For logs, keys, and what Flower itself writes.
     secure : bool (default: True)
         With TLS and node authentication, or with neither.
+
+    Attributes
+    ----------
+    superlink : Process
+        The SuperLink.
+    nodes : list[Node]
+        The SuperNodes, in the order in which they were added.
     """
 
     def __init__(self, folder: Path, *, secure: bool = True) -> None:
@@ -41,7 +48,7 @@ class Federation:
         self.nodes: list[Node] = []
         self._runs: list[Process] = []
         self._write_flwr_config()
-        self._superlink = Process(
+        self.superlink = Process(
             [_command("flower-superlink"), "--port", str(self.port), *self._server_options()],
             log=folder / "superlink.log",
             env=self.environment(),
@@ -49,7 +56,7 @@ class Federation:
 
     def __enter__(self) -> "Federation":
         try:
-            self._superlink.wait_for("Uvicorn running on", _START)
+            self.superlink.wait_for("Uvicorn running on", _START)
         except BaseException:
             self.end()
             raise
@@ -62,7 +69,7 @@ class Federation:
 
     def end(self) -> None:
         """End all processes."""
-        end_all([*self._runs, *(node.process for node in self.nodes), self._superlink])
+        end_all([*self._runs, *(node.process for node in self.nodes), self.superlink])
 
     def environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
         """Return the environment of the federation's processes."""
@@ -80,7 +87,7 @@ class Federation:
 
     def log(self) -> str:
         """Return what the SuperLink and its ServerApps have printed."""
-        return self._superlink.output()
+        return self.superlink.output()
 
     def add_node(
         self, config: Values | None = None, *, env: Mapping[str, str] | None = None, port: int | None = None

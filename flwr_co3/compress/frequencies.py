@@ -39,6 +39,9 @@ def log2_table() -> npt.NDArray[np.int32]:
     return costs
 
 
+log2_table()  # made here and now: a first update costs no more than a second
+
+
 def normalize(weights: npt.NDArray[np.integer[Any]], total: int = TOTAL) -> Frequencies:
     """Scale non-negative integer weights to integers that sum to `total`.
 

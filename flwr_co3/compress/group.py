@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from flwr_co3 import kernels
 from flwr_co3.compress import sparse
+from flwr_co3.compress.classes import Classes, Grid, classify
 from flwr_co3.compress.frequencies import TOTAL, Frequencies, cost_of_bytes, log2_table
 from flwr_co3.compress.levels import DenseLevels, FewLevels, Levels, SparseLevels
 from flwr_co3.compress.packing import Packing, Sequence, pack_factor, packed_frequencies
@@ -29,7 +30,7 @@ from flwr_co3.wire import BitReader, Reader, Writer, write_bits
 Bytes = npt.NDArray[np.uint8]
 Edges = npt.NDArray[np.float64]
 
-ZERO, FITTED, FITTED_ZERO_SHARE, COUNTED, SPARSE, LISTED = range(6)
+ZERO, FITTED, FITTED_ZERO_SHARE, COUNTED, SPARSE, LISTED, CLASSED = range(7)
 MAX_MAGNITUDE = 127  # +-127 and 0 are 255 symbols
 
 _MAX_LISTED = 32
@@ -51,6 +52,7 @@ class Group(NamedTuple):
     zero: int
     fit: Fit  # of the values that were rounded, in units of the levels
     nonzero_fit: Fit  # the same without exact zeros
+    grid: Grid | None = None  # of one tensor that has rows and columns
 
 
 class Plan(NamedTuple):
@@ -71,6 +73,11 @@ class Plan(NamedTuple):
         """Whether all entries are level 0."""
         return self.header[0] == ZERO
 
+    @property
+    def is_classed(self) -> bool:
+        """Whether rows and columns are in classes, which version 1 of the frame does not know."""
+        return self.header[0] == CLASSED
+
     @classmethod
     def zeros(cls) -> Plan:
         """A group of level 0 alone."""
@@ -88,10 +95,38 @@ def plan(group: Group, edges: Edges, packed: bool) -> Plan:
         Cell edges of the format's magnitudes.
     packed : bool
         True for rANS: symbols may be packed, and sparse groups coded by their gaps. False for Huffman, whose code
-        words stand for single levels.
+        words stand for single levels, and for rows and columns in classes.
     """
-    used = np.flatnonzero(group.counts)
-    reach = max(group.zero - int(used[0]), int(used[-1]) - group.zero)
+    plain = _plan(group, edges, packed)
+    if not packed or group.grid is None or plain.header[0] in (ZERO, LISTED):
+        return plain
+    classes = classify(group.symbols, group.grid, group.zero)
+    if classes is None:
+        return plain
+    classed = _classed(group, edges, classes)
+    return classed if classed.size < plain.size else plain
+
+
+def _classed(group: Group, edges: Edges, classes: Classes) -> Plan:
+    """Each pair of a row class and a column class is a group of its own."""
+    parts, counts = classes.sort(group.symbols)
+    levels = group.counts.size
+    plans = [
+        _plan(group._replace(symbols=part, counts=count[:levels]), edges, packed=True)
+        for part, count in zip(parts, counts, strict=True)
+        if part.size
+    ]
+    return Plan(
+        bytes([CLASSED]) + classes.write() + b"".join(p.header for p in plans),
+        [sequence for p in plans for sequence in p.sequences],
+        b"".join(p.raw for p in plans),
+        sum(p.cost for p in plans),
+    )
+
+
+def _plan(group: Group, edges: Edges, packed: bool) -> Plan:
+    """Choose among the ways that see no rows and columns."""
+    reach = _reach(group)
     if not reach:
         return Plan.zeros()
     counts = group.counts[group.zero - reach : group.zero + reach + 1]
@@ -107,6 +142,12 @@ def plan(group: Group, edges: Edges, packed: bool) -> Plan:
         if candidate.size < dense.size + dense.size // _SPARSE_PATIENCE:
             return candidate
     return _dense(group, dense, reach)
+
+
+def _reach(group: Group) -> int:
+    """The largest magnitude that occurs."""
+    counts, zero = group.counts.tolist(), group.zero  # short, and there may be hundreds: numpy would take longer
+    return next((reach for reach in range(zero, 0, -1) if counts[zero - reach] or counts[zero + reach]), 0)
 
 
 class _Dense(NamedTuple):
@@ -294,10 +335,35 @@ class ListedModel(NamedTuple):
         return FewLevels(self.entries, self.zero, positions, sparse.symbols_of(self.zero, self.reach)[levels])
 
 
-Model: TypeAlias = ZeroModel | DenseModel | SparseModel | ListedModel
+class ClassedModel(NamedTuple):
+    """Every pair of a row class and a column class has a model of its own; None where nothing is in it."""
+
+    entries: int
+    zero: int
+    classes: Classes
+    models: list[PlainModel | None]
+    lengths: tuple[int, ...]
+    tables: tuple[Frequencies, ...]
+    raw_size: int
+
+    def levels(self, sequences: list[Bytes], raw: memoryview) -> Levels:
+        """The levels of all classes, put back in order; raises FrameError if those of one don't fit."""
+        parts, start, at = [], 0, 0
+        for model in self.models:
+            if model is None:
+                parts.append(np.empty(0, np.uint8))
+                continue
+            own = sequences[start : start + len(model.lengths)]
+            parts.append(model.levels(own, raw[at : at + model.raw_size]).symbols())
+            start, at = start + len(own), at + model.raw_size
+        return DenseLevels(self.entries, self.zero, self.zero, 1, self.classes.merge(parts))
 
 
-def read_model(reader: Reader, entries: int, zero: int, edges: Edges, packed: bool) -> Model:
+PlainModel: TypeAlias = ZeroModel | DenseModel | SparseModel | ListedModel
+Model: TypeAlias = PlainModel | ClassedModel
+
+
+def read_model(reader: Reader, entries: int, zero: int, edges: Edges, packed: bool, grid: Grid | None = None) -> Model:
     """Read the header that `plan` wrote.
 
     Parameters
@@ -310,8 +376,33 @@ def read_model(reader: Reader, entries: int, zero: int, edges: Edges, packed: bo
         Symbol of level 0 in the frame's format.
     edges, packed
         As for `plan`.
+    grid : Grid, optional
+        Rows and columns of the group, if it may have classes of them.
     """
     byte = reader.u8()
+    if byte == CLASSED and packed and grid is not None:
+        return _read_classed(reader, entries, zero, edges, grid)
+    return _read_plain(reader, byte, entries, zero, edges, packed)
+
+
+def _read_classed(reader: Reader, entries: int, zero: int, edges: Edges, grid: Grid) -> ClassedModel:
+    classes = Classes.read(reader, grid)
+    models = [
+        _read_plain(reader, reader.u8(), size, zero, edges, packed=True) if size else None for size in classes.sizes
+    ]
+    used = [model for model in models if model is not None]
+    return ClassedModel(
+        entries,
+        zero,
+        classes,
+        models,
+        tuple(length for model in used for length in model.lengths),
+        tuple(table for model in used for table in model.tables),
+        sum(model.raw_size for model in used),
+    )
+
+
+def _read_plain(reader: Reader, byte: int, entries: int, zero: int, edges: Edges, packed: bool) -> PlainModel:
     kind, factor = byte & ((1 << _FACTOR_SHIFT) - 1), (byte >> _FACTOR_SHIFT) + 1
     if kind == ZERO:
         return ZeroModel(entries, zero)

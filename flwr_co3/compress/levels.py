@@ -1,12 +1,12 @@
 """A decoded group: its levels, as compact as they came, and the values that they stand for.
 
-There are three forms, with the same two methods. ``symbols()`` gives the level of each entry as a symbol, uint8 of
-shape (entries,). ``write(values, first, out, add=False)`` writes what the entries from `first` on decode to into the
-contiguous array `out`, or adds it to what is there: `values` has, in the dtype of `out`, what each symbol decodes to.
+There are three forms. ``symbols()`` gives the level of each entry as a symbol, uint8 of shape (entries,), and
+`write` turns the levels of any number of tensors into values, or adds these to what is there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from flwr_co3 import kernels
 from flwr_co3.compress import sparse
 from flwr_co3.compress.packing import unpack
-from flwr_co3.moments import BLOCK
+from flwr_co3.moments import BLOCK, segments
 
 Bytes = npt.NDArray[np.uint8]
 Array = npt.NDArray[Any]
@@ -34,18 +34,9 @@ class DenseLevels(NamedTuple):
         """See above."""
         return self._unpacked(0, self.entries) + np.uint8(self.zero - self.reach)
 
-    def write(self, values: Array, first: int, out: Array, *, add: bool = False) -> None:
-        """See above."""
-        used = values[self.zero - self.reach : self.zero + self.reach + 1]
-        loops = kernels.compiled()
-        if loops is not None and out.dtype == np.float32:
-
-            def work(part: range) -> None:
-                run = out[part.start * BLOCK : part.stop * BLOCK]
-                loops.dequantize(self.packed, self.factor, first + part.start * BLOCK, used, run, add)
-
-            kernels.each(work, kernels.shares(-(-out.size // BLOCK), out.size))
-            return
+    def write(self, values: Array, first: int, out: Array, add: bool) -> None:
+        """See `write`: here in numpy."""
+        used = values[self.zero - self.reach :]
         for start in range(0, out.size, BLOCK):
             block = out[start : start + BLOCK]
             new = used[self._unpacked(first + start, block.size)]
@@ -72,12 +63,8 @@ class SparseLevels(NamedTuple):
         sparse.walk(self.gaps, self.entries, sparse.symbols_of(self.zero, self.reach), out)
         return out
 
-    def write(self, values: Array, first: int, out: Array, *, add: bool = False) -> None:
-        """See above."""
-        if out.size != self.entries:  # one of several tensors, which are small
-            new = values[self.symbols()[first : first + out.size]]
-            out[:] = out + new if add else new
-            return
+    def write(self, values: Array, first: int, out: Array, add: bool) -> None:
+        """See `write`; all entries are one tensor's."""
         if not add:
             out[:] = 0
         sparse.walk(self.gaps, self.entries, values[sparse.symbols_of(self.zero, self.reach)], out, add=add)
@@ -97,13 +84,54 @@ class FewLevels(NamedTuple):
         out[self.positions] = self.at
         return out
 
-    def write(self, values: Array, first: int, out: Array, *, add: bool = False) -> None:
-        """See above."""
+    def write(self, values: Array, first: int, out: Array, add: bool) -> None:
+        """See `write`; all entries are one tensor's."""
         if not add:
             out[:] = 0
-        inside = (self.positions >= first) & (self.positions < first + out.size)
-        positions = self.positions[inside] - first
-        out[positions] = (out[positions] if add else 0) + values[self.at[inside]]
+        out[self.positions] = (out[self.positions] if add else 0) + values[self.at]
 
 
 Levels: TypeAlias = DenseLevels | SparseLevels | FewLevels
+
+
+def divisible(levels: Levels) -> DenseLevels:
+    """The same levels in a form of which parts can be written: for tensors that share a group, which are small."""
+    if isinstance(levels, DenseLevels):
+        return levels
+    return DenseLevels(levels.entries, levels.zero, levels.zero, 1, levels.symbols())
+
+
+class Part(NamedTuple):
+    """What is to be written of one tensor."""
+
+    levels: Levels  # of its group; `divisible` where that has others
+    first: int  # the tensor's first entry among them
+    values: Array  # what each symbol of the format decodes to, shape (2 zero + 1,); in the dtype of `out`
+    out: Array  # where it goes: shape (n,), contiguous
+
+
+def write(parts: Sequence[Part], *, add: bool = False) -> None:
+    """Write what tensors decode to, or add it to what is there; in one go, since a model may have hundreds."""
+    together: list[tuple[DenseLevels, Part]] = []
+    for part in parts:
+        if kernels.compiled() and isinstance(part.levels, DenseLevels) and part.out.dtype == np.float32:
+            together.append((part.levels, part))
+        else:
+            part.levels.write(part.values, part.first, part.out, add)
+    if together:
+        _write_dense(together, add)
+
+
+def _write_dense(parts: Sequence[tuple[DenseLevels, Part]], add: bool) -> None:
+    """Write or add float32 tensors of dense groups by the compiled loops."""
+    loops = kernels.compiled()
+    sizes = [part.out.size for _, part in parts]
+    runs = segments(sizes, range(len(parts)))
+    packed, out = [levels.packed for levels, _ in parts], [part.out for _, part in parts]
+    digits = [(d.factor, part.first, d.zero - d.reach, 2 * d.reach + 1) for d, part in parts]
+    values, layout = np.array([part.values for _, part in parts]), np.array(digits, np.int64)
+
+    def work(share: range) -> None:
+        loops.dequantize(packed, layout, values, runs[share.start : share.stop], out, add)
+
+    kernels.each(work, kernels.shares(len(runs), sum(sizes)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -78,30 +79,25 @@ def read(section: memoryview, models: list[Model], coder: str) -> list[Levels]:
         If the section is not what the models need.
     """
     reader = Reader(section, "coded section")
-    coded = [
-        (length, table)
-        for model in models
-        for length, table in zip(model.lengths, model.tables, strict=True)
-        if not _is_certain(table)
-    ]
+    sequences = [pair for model in models for pair in zip(model.lengths, model.tables, strict=True)]
+    certain = [_is_certain(table) for _, table in sequences]
+    coded = [sequence for sequence, known in zip(sequences, certain, strict=True) if not known]
     decoded: Iterator[Bytes] = iter(())
     if coded:
         lengths, tables = map(list, zip(*coded, strict=True))
         decoded = iter((_read_rans if coder == "rans" else _read_huffman)(reader, lengths, tables))
-    out = []
-    for model in models:
-        parts = [
-            np.full(length, np.argmax(table), np.uint8) if _is_certain(table) else next(decoded)
-            for length, table in zip(model.lengths, model.tables, strict=True)
-        ]
-        out.append(model.levels(parts, reader.take(model.raw_size)))
+    symbols = (
+        np.full(length, np.argmax(table), np.uint8) if known else next(decoded)
+        for (length, table), known in zip(sequences, certain, strict=True)
+    )
+    out = [model.levels(list(islice(symbols, len(model.lengths))), reader.take(model.raw_size)) for model in models]
     reader.finish()
     return out
 
 
 def _is_certain(table: Frequencies) -> bool:
     """Whether a table leaves one symbol only, so that nothing need be coded."""
-    return int(table.max()) == TOTAL
+    return TOTAL in table.tolist()  # tables are short: numpy would take longer
 
 
 def _write_rans(sequences: list[Sequence], size: int) -> list[bytes]:

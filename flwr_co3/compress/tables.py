@@ -247,7 +247,6 @@ def _fitted_frequencies(fit: Fit, edges: npt.NDArray[np.float64], share: int) ->
 def read_fitted(reader: Reader, edges: npt.NDArray[np.float64], zero_share: bool) -> Frequencies:
     """Rebuild a fitted table."""
     fit = Fit(reader.u8(), reader.u16())
-    fit.values  # noqa: B018 (refuses what is no width)
     share = reader.u16() if zero_share else 0
     if zero_share and not 1 <= share <= TOTAL - 2 * edges.size:
         raise FrameError(f"A fitted table gives level 0 a frequency of {share} in {TOTAL}.")
@@ -266,17 +265,9 @@ def fits_of(moments: Measured) -> list[Fit]:
 
 def shape_codes(moments: Measured) -> npt.NDArray[np.int64]:
     """Code of the shape at which ``E x^2 / (E|x|)^2`` is that of each tensor."""
-    lowest, bounds = _shape_bounds()
     square = np.maximum(moments.mean_abs, _LEAST_PEAK) ** 2
-    codes: Counts = np.searchsorted(bounds, -np.log(np.maximum(moments.mean_square / square, 1.0)), side="right")
-    return codes + lowest
-
-
-@cache
-def _shape_bounds() -> tuple[int, npt.NDArray[np.float64]]:
-    """The least code, and where each code ends: minus the logarithm of the ratio, which falls with the shape."""
-    codes = range(encode_shape(SHAPE_RANGE[0]), encode_shape(SHAPE_RANGE[1]))
-    return codes.start, np.array([-log_moment_ratio(((code + 1.5) / 128) ** 2) for code in codes])
+    codes: Counts = np.searchsorted(_SHAPE_ENDS, -np.log(np.maximum(moments.mean_square / square, 1.0)), side="right")
+    return codes + encode_shape(SHAPE_RANGE[0])
 
 
 def unit_widths(codes: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
@@ -299,6 +290,12 @@ def encode_shape(shape: float) -> int:
 def decode_shape(code: int) -> float:
     """Shape of a code; a code below the range stands for its lower end."""
     return max((code + 1) ** 2 / 16384, SHAPE_RANGE[0])
+
+
+#: Where each shape's code ends: minus the logarithm of the moments' ratio, which falls with the shape.
+_SHAPE_ENDS = np.array(
+    [-log_moment_ratio(((code + 1.5) / 128) ** 2) for code in range(*map(encode_shape, SHAPE_RANGE))]
+)
 
 
 def encode_positives(values: npt.ArrayLike) -> npt.NDArray[np.int64]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -80,12 +80,11 @@ def optimal_scale(fmt: FloatFormat, model: GenNorm) -> float:
 @lru_cache(maxsize=4096)
 def _unit_optimal_scale(fmt: FloatFormat, shape: float) -> float:
     """Optimal scale for a model of scale 1: looked up where it is stored, else computed."""
-    stored = _stored_scales().get(fmt, {}).get(shape)
+    stored = _STORED_SCALES.get(fmt, {}).get(shape)
     return compute_unit_optimal_scale(fmt, shape) if stored is None else stored
 
 
-@cache
-def _stored_scales() -> dict[FloatFormat, dict[float, float]]:
+def _read_stored_scales() -> dict[FloatFormat, dict[float, float]]:
     """Optimal scales by format and shape, for the named formats and the shapes that a frame can name.
 
     A process that encodes one update, as Flower's often do, would spend most of its time on computing them.
@@ -93,6 +92,9 @@ def _stored_scales() -> dict[FloatFormat, dict[float, float]]:
     table = json.loads(Path(__file__).with_name("optimal_scales.json").read_text(encoding="ascii"))
     shapes = table.pop("shapes")
     return {FloatFormat(name): dict(zip(shapes, scales, strict=True)) for name, scales in table.items()}
+
+
+_STORED_SCALES = _read_stored_scales()
 
 
 def compute_unit_optimal_scale(fmt: FloatFormat, shape: float) -> float:
@@ -106,7 +108,9 @@ def compute_unit_optimal_scale(fmt: FloatFormat, shape: float) -> float:
     least = min(error for _, error in minima)
     start = next(point for point, error in minima if error <= least * _PLATEAU)
     fine: Floats = start + _FINE_STEP * np.arange(-8.0, 9.0)
-    point, _ = min(_minima(fine, distortion(fmt, model, 2.0**fine)), key=lambda minimum: minimum[1])
+    errors = distortion(fmt, model, 2.0**fine)
+    lowest = (float(fine[np.argmin(errors)]), float(errors.min()))  # where the error is so flat that it has no minimum
+    point, _ = min(_minima(fine, errors), key=lambda minimum: minimum[1], default=lowest)
     return float(2.0**point)
 
 

@@ -39,6 +39,21 @@ def accuracy_by_bytes(comparison: Comparison) -> Figure:
     return _accuracies(comparison, cumulated, prepare, label_above)
 
 
+def accuracy_by_time(comparison: Comparison) -> Figure:
+    """Draw accuracy against the simulated clock, on a logarithmic axis."""
+
+    def clock(run: Run) -> list[float]:
+        return (run.simulated_seconds or [])[1:]
+
+    def prepare(axes: Axes) -> None:
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} s"))
+        axes.set_xlabel("simulated time")
+
+    return _accuracies(comparison, clock, prepare, label_above)
+
+
 def accuracy_by_round(comparison: Comparison) -> Figure:
     """Draw accuracy against rounds."""
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import codec, flower, goals, memory, peers, regressions, size, startup, tensors
+from benchmarks import budgets, codec, flower, goals, memory, peers, regressions, size, startup, tensors
 from benchmarks.output import Form, Row
 
 SMALL = 5_000
@@ -145,3 +145,13 @@ def test_what_is_measured_for_the_baseline_is_positive_and_can_be_measured_in_pa
 
     assert list(speeds) == ["one tensor, fp4: encode, of memcpy", "one tensor, fp4: decode, of memcpy"]
     assert all(speed > 0 for speed in speeds.values())
+
+
+def test_budgets(capsys: pytest.CaptureFixture[str]) -> None:
+    budgets.main("5000", "0.1,1,6", 2, "", Form.JSON)
+
+    (unused,) = rows(capsys)
+    assert unused.pop("model") == "5,000 drawn"
+    assert list(unused) == ["0.1 bit", "1 bit", "6 bit"]
+    for cell in unused.values():
+        assert isinstance(cell, float) and 0 <= cell < 20

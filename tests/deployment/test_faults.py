@@ -18,7 +18,7 @@ NODES, ROUNDS = 5, 4
 DECAYS = {"seed-0": 1.0, "seed-1": 0.9, "seed-2": 0.5, "seed-3": 1.0}  # by run; one schedule for each run and node
 KILLED = 0  # the SuperNode that is
 RESTARTED = "seed-0"  # the run whose ServerApp is killed
-COMMON: dict[str, str | float] = {"rounds": ROUNDS, "bits": 1.0, "timeout": 20}  # seconds: what is later is too late
+COMMON: dict[str, str | float] = {"rounds": ROUNDS, "bits": 1.0, "timeout": 30}  # seconds: what is later is too late
 
 
 def test_no_update_is_lost_or_counted_twice_in_twenty_schedules_of_faults(tmp_path: Path) -> None:

@@ -203,6 +203,14 @@ def test_the_names_tell_turns_and_frames_apart() -> None:
     assert len(names) == 9 and {len(name) for name in names} == {8}
 
 
+def test_frames_that_differ_only_at_their_beginning_have_other_names() -> None:
+    update = {name: np.random.default_rng(0).laplace(size=5000).astype("f4") for name in ("first", "second")}
+    renamed = {name.replace("first", "forst"): tensor for name, tensor in update.items()}
+    one, other = Codec().encode(update), Codec().encode(renamed)
+    assert one[-1024:-4] == other[-1024:-4] and len(one) > 2048
+    assert update_id(1, one) != update_id(1, other)
+
+
 @pytest.mark.parametrize(
     ("entries", "words"),
     [

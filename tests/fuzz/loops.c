@@ -239,13 +239,16 @@ static void dense(void) {
     float *values = block(4 * alphabet);
     for (size_t i = 0; i < alphabet; i++) values[i] = (float)((int)i - 100) / 3;
     uint8_t *data = taken(packed);
+    int64_t digits[4] = {factor, start, 0, (int64_t)alphabet}, *run = block(24);
+    run[1] = (int64_t)number(2, n + 1), run[2] = (int64_t)n; /* of tensor 0 */
     float *out[2];
     long status[2];
     for (int wanted = 0; wanted < 2; wanted++) {
         out[wanted] = block(4 * n);
         with_vectors(wanted);
-        status[wanted] = call(py_dequantize, Py_BuildValue("(NiLNNi)", view(data, packed), factor, start,
-                                                           view(values, 4 * alphabet), view(out[wanted], 4 * n), add));
+        status[wanted] = call(py_dequantize, Py_BuildValue("([N]NNN[N]i)", view(data, packed), view(digits, 32),
+                                                           view(values, 4 * alphabet), view(run, 24),
+                                                           view(out[wanted], 4 * n), add));
     }
     must(status[0] == status[1] && !memcmp(out[0], out[1], 4 * n), "values of symbols differ");
 }

@@ -18,7 +18,8 @@ import numpy.typing as npt
 from flwr_co3 import kernels
 from flwr_co3.compress import huffman, rans, sparse, stream
 from flwr_co3.compress.frequencies import TOTAL, Frequencies, normalize
-from flwr_co3.compress.levels import DenseLevels
+from flwr_co3.compress.levels import DenseLevels, Part
+from flwr_co3.compress.levels import write as write_levels
 from flwr_co3.compress.packing import Sequence, pack_factor, packed_frequencies
 from flwr_co3.compress.tables import read_counted, read_fitted
 from flwr_co3.convert import FloatFormat
@@ -239,8 +240,8 @@ def dense_levels(fields: Fields) -> None:
 
     def write() -> list[bytes]:
         new, added = np.empty(count, np.float32), np.full(count, 0.5, np.float32)
-        levels.write(values, first, new)
-        levels.write(values, first, added, add=True)
+        write_levels([Part(levels, first, values, new)])
+        write_levels([Part(levels, first, values, added)], add=True)
         return [new.tobytes(), added.tobytes(), levels.symbols().tobytes()]
 
     agreed(write)

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import re
 from html.parser import HTMLParser
@@ -72,6 +73,20 @@ def test_it_names_the_schemes_at_their_curves_and_tells_the_numbers(comparison: 
     assert text.count("CO3 fp4 (paper)") >= 3  # both figures and the table
     assert "8.00×" in text and "89.5\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}0.7\N{NO-BREAK SPACE}%" in text
     assert "python -m simulations compare --seeds 2" in text
+
+
+def test_a_simulated_clock_has_a_figure_and_a_column(comparison: Comparison, tmp_path: Path) -> None:
+    comparison.settings = dataclasses.replace(comparison.settings, links="3g")
+    for run in comparison.runs:
+        seconds = 8.0 if run.scheme == "fedavg" else 2.0
+        run.rounds = [
+            dataclasses.replace(each, simulated_seconds=seconds if each.round else 0.0) for each in run.rounds
+        ]
+    text, page = written(comparison, tmp_path)
+
+    assert page.tags.count("svg") == 5 and (tmp_path / "figures" / "accuracy-by-time.svg").exists()
+    assert "24.0 s</td>" in text and "6.00 s (4.00×)" in text  # in the third round, 87.5 % are reached
+    assert "6.00 s (4.00×)" in [str(cell) for cell in terminal_table(comparison).columns[-1].cells]
 
 
 def test_the_same_results_give_the_same_page(comparison: Comparison, tmp_path: Path) -> None:

@@ -37,6 +37,17 @@ def test_a_summary_is_the_mean_over_seeds_of_the_last_rounds(comparison: Compari
     assert plain.nmse is None and paper.nmse == pytest.approx(0.1)
 
 
+def test_bytes_and_time_count_until_the_target_was_first_reached(comparison: Comparison) -> None:
+    assert comparison.target_accuracy == pytest.approx(0.895 - 0.02)
+    comparison.target = 0.595  # which one seed reaches in the second round, the other in the third
+    plain, paper = comparison.summaries()
+
+    assert (plain.bytes_to_target, paper.bytes_to_target) == ((8000 + 12_000) / 2, (1000 + 1500) / 2)
+    assert plain.seconds_to_target is None  # no simulated clock
+    comparison.target = 0.9  # which only one reaches
+    assert [row.bytes_to_target for row in comparison.summaries()] == [None, None]
+
+
 def test_without_fedavg_there_is_no_ratio(comparison: Comparison) -> None:
     del comparison.labels["fedavg"]
     comparison.runs = [run for run in comparison.runs if run.scheme != "fedavg"]

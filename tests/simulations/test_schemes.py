@@ -18,7 +18,7 @@ def test_settings_become_fields_of_the_config() -> None:
     scheme = make_scheme("co3:format=fp8,scale=40,memory-decay=0.9,exact=*.bias|bn.*")
 
     assert scheme.config == CO3Config(format="fp8", scale=40, memory_decay=0.9, exact=("*.bias", "bn.*"))
-    assert make_scheme("co3-fp4:memory_decay=0.5").config == CO3Config(coder="huffman", memory_decay=0.5)
+    assert make_scheme("co3-fp4:memory_decay=0.5").config == CO3Config(format="fp4", coder="huffman", memory_decay=0.5)
 
 
 def test_a_budget_becomes_the_rate() -> None:

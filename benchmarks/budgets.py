@@ -1,0 +1,95 @@
+"""How much of a hard budget is used: by model size and rate, with the default settings.
+
+Every frame is within its budget, or the command fails. Frames are those of a client whose server knows the model's
+tensors. What is missing is the share of the budget that the frame leaves unused; a rate that an update has no use
+for, because fewer bits hold all that 255 levels can say of it, is missing too.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+from unittest.mock import patch
+
+import typer
+
+from benchmarks import options
+from benchmarks.layouts import draw
+from benchmarks.output import Form, Row, Table, show
+from benchmarks.pipeline import Update
+from benchmarks.sources import load
+from flwr_co3 import CO3Config, Codec, RateLimit
+
+RATES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
+TENSORS = 8  # of a drawn model; their shapes go from .5 to 1.2, their widths over three octaves
+
+
+def main(
+    sizes: Annotated[str, typer.Option(help="Parameters of drawn models.")] = "10000,50000,200000,1000000",
+    rates: Annotated[str, typer.Option(help="Bits per parameter.")] = ",".join(map(str, RATES)),
+    repeats: Annotated[int, typer.Option(min=1, help="Models of each size.")] = 5,
+    updates: Annotated[str, typer.Option(help="Real updates: .npz files, or real for all.")] = "",
+    form: options.Shown = Form.TERMINAL,
+) -> None:
+    """Measure how tight frames are, and in how many encodings."""
+    models: dict[str, list[Update]] = {
+        f"{int(size):,} drawn": [drawn(int(size), seed) for seed in range(repeats)] for size in sizes.split(",")
+    }
+    if updates:
+        models |= {name: [update] for name, update in load(updates, None).items()}
+    cells = {
+        (name, rate): [fill(update, float(rate)) for update in found]
+        for name, found in models.items()
+        for rate in rates.split(",")
+    }
+
+    def rows(cell: int) -> list[Row]:
+        return [
+            {"model": name} | {f"{rate} bit": max(one[cell] for one in cells[name, rate]) for rate in rates.split(",")}
+            for name in models
+        ]
+
+    show([Table("Unused, in % of the budget; the worst of each cell", rows(0)), Table("Encodings", rows(1))], form)
+
+
+def drawn(size: int, seed: int) -> Update:
+    """A model whose tensors differ in shape and width."""
+    tensors: Update = {}
+    for k in range(TENSORS):
+        (tensor,) = draw([(size // TENSORS,)], shape=0.5 + 0.1 * k, seed=TENSORS * seed + k).values()
+        tensors[f"layer{k}.weight"] = tensor * 2.0 ** (-(k * 5 % TENSORS) / 2)
+    return tensors
+
+
+def fill(update: Update, bits: float) -> tuple[float, int]:
+    """Encode within a rate: the percentage that is left of the budget, and how many encodings it took.
+
+    Raises
+    ------
+    RuntimeError
+        If the budget is exceeded.
+    """
+    rate = RateLimit(bits_per_parameter=bits)
+    budget = rate.bytes_for(sum(tensor.size for tensor in update.values()))
+    with counted() as encodings:
+        frame = Codec(CO3Config(rate=rate)).compress(update, known=True).frame
+    if len(frame) > budget:
+        raise RuntimeError(f"A frame has {len(frame)} bytes, and its budget is {budget}.")
+    return 100 * (1 - len(frame) / budget), len(encodings)
+
+
+@contextmanager
+def counted() -> Iterator[list[int]]:
+    """Count encodings."""
+    found: list[int] = []
+    encode = Codec._at
+
+    def counting(self: Codec, *arguments: object) -> object:
+        found.append(1)
+        return encode(self, *arguments)  # type: ignore[arg-type]
+
+    with patch.object(Codec, "_at", counting):
+        yield found
+
+
+if __name__ == "__main__":
+    options.run(main)

@@ -1,0 +1,1 @@
+"""An app whose model is large and whose training is an addition."""
