@@ -88,7 +88,7 @@ def measure(parameters: int, replies: int, settings: dict[str, CO3Config], train
     """Measure rounds of one size; the schemes take turns."""
     update = draw_layout("ResNet-18", parameters)
     schemes: dict[str, CO3Config | None] = {PLAIN: None, **settings}
-    with _as_in_a_run():
+    with as_in_a_run():
         benches = {name: _Bench(update, replies, config) for name, config in schemes.items()}
         rounds: dict[str, list[Round]] = {name: [] for name in benches}
         for run in range(runs + 1):
@@ -247,7 +247,7 @@ def _travel(message: Message) -> Message:
 
 
 @contextmanager
-def _as_in_a_run() -> Iterator[None]:
+def as_in_a_run() -> Iterator[None]:
     """Let strategies make messages outside a run, where Flower says who is running, and keep its log quiet."""
     logger, fields = logging.getLogger("flwr"), ("_task_id", "_run_id", "_node_id")
     before = logger.level, [getattr(TaskIdentity, field) for field in fields]

@@ -24,9 +24,9 @@ from flwr_co3 import CO3Config, Codec, ErrorMemory
 
 CALLS = ("encode", "encode, memory", "decode, add", "decode")
 
-_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 # Without it freed memory may stay with the process, and what is taken again would not show.
-_GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "131072"}
+GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "131072"}
 
 
 def main(
@@ -46,9 +46,9 @@ def row(call: str, setting: str, entries: int) -> Row:
     """Measure one call in a fresh process."""
     if call not in CALLS:
         raise ValueError(f"There is no call {call!r}. Choose from: {'; '.join(CALLS)}.")
-    if not _RESET.exists():
+    if not RESET.exists():
         raise RuntimeError("Peaks of memory can be measured on Linux only, where there is /proc/self/clear_refs.")
-    found = fresh.run(["-m", "benchmarks.memory", "--measure", call, setting, str(entries)], _GIVE_BACK)
+    found = fresh.run(["-m", "benchmarks.memory", "--measure", call, setting, str(entries)], GIVE_BACK)
     return {
         "setting": setting,
         "call": call,
@@ -64,12 +64,12 @@ def measure(call: str, setting: str, entries: int) -> dict[str, float]:
     (config,) = choose(setting).values()
     _prepare(call, config, 10_000)()  # what is made once and kept, such as tables, is no cost of an update
     action = _prepare(call, config, entries)
-    _RESET.write_text("5")
-    before = _status("VmRSS")
+    RESET.write_text("5")
+    before = status("VmRSS")
     start = time.perf_counter()
     result = action()
     seconds = time.perf_counter() - start
-    peak = _status("VmHWM")
+    peak = status("VmHWM")
     del result
     return {"extra": peak - before, "peak": peak, "seconds": seconds}
 
@@ -95,7 +95,8 @@ def _prepare(call: str, config: CO3Config, entries: int) -> Action:
     return lambda: pipeline.decode_add(frame, update, 0.1, like)
 
 
-def _status(field: str) -> int:
+def status(field: str) -> int:
+    """Return one of the kernel's figures of this process's memory, in bytes."""
     found = re.search(rf"^{field}:\s+(\d+) kB$", _STATUS.read_text(), re.MULTILINE)
     assert found is not None
     return 1024 * int(found[1])

@@ -27,6 +27,7 @@ from flwr_co3._versions import Tensors, Version, advanced, difference, step
 from flwr_co3.codec import Codec
 from flwr_co3.config import CO3Config
 from flwr_co3.frame import EMPTY
+from flwr_co3.schemes.scheme import CLIENT
 
 logger = getLogger("flwr.co3")
 
@@ -53,6 +54,8 @@ class Downlink:
     whole : CO3Config or None (default: None)
         How it compresses the whole model for nodes that hold none. With None that is without loss, and only for nodes
         that are known to have CO3Mod.
+    packs : bool (default: True)
+        Whether it may: clients of Flower's older API get nothing but plain arrays.
 
     Raises
     ------
@@ -60,7 +63,7 @@ class Downlink:
         If a config is something else, or has a decay, or a rate that differs from node to node.
     """
 
-    def __init__(self, config: CO3Config, ledger: Ledger, whole: CO3Config | None = None) -> None:
+    def __init__(self, config: CO3Config, ledger: Ledger, whole: CO3Config | None = None, packs: bool = True) -> None:
         if not isinstance(config, CO3Config):
             raise ValueError(f"The downlink of a CO3 strategy must be a CO3Config or None, not {config!r}.")
         if whole is not None and not isinstance(whole, CO3Config):
@@ -71,6 +74,11 @@ class Downlink:
                     f"The downlink's memory_decay must be 1, not {each.memory_decay}: the server remembers what the "
                     "clients' model lacks by that model itself."
                 )
+            scheme = each.other_scheme
+            if scheme is not None and (scheme.memory != CLIENT or scheme.server() is not None):
+                raise ValueError(
+                    f"The scheme {scheme.name} can't be the downlink's: it needs more than an update and its memory."
+                )
         if callable(config.rate):
             raise ValueError(
                 "The downlink's rate must be a RateLimit, not a function of round and node: all nodes are sent the "
@@ -79,6 +87,7 @@ class Downlink:
         self._config = config
         self._whole_codec = None if whole is None else Codec(whole)
         self._ledger = ledger
+        self._packs = packs
         self._source: object = None  # of which the current version was made
         self._whole = ArrayRecord()
         self._packed: ArrayRecord | None = None  # the same in fewer bytes, once a node was sent it
@@ -118,7 +127,7 @@ class Downlink:
         """Return what brings a node to the current version: frames, or the whole model."""
         entries: dict[str, str | bytes] = {RUN_KEY: self._ledger.run, MODEL_KEY: self._version.write()}
         base = self._base_of(node)
-        if base is None and (node in self._plain or node not in self._capable):
+        if base is None and not (self._packs and node in self._capable - self._plain):
             return Parcel(self._whole, entries)
         if base is None or base.is_nothing:
             self._trying.add(node)
@@ -148,14 +157,19 @@ class Downlink:
             elif reply.metadata.message_type.partition(".")[0] == "train":
                 for number in _numbers(reply.content):
                     self.holds(node, number)
-            elif node in self._held:
-                self.holds(node, self._version.number)
+            else:
+                self.was_brought(node)
 
     def holds(self, node: str, number: int) -> None:
         """Note that a node has a version."""
         self._held[node] = number
         self._capable.add(node)
         self._trying.discard(node)
+
+    def was_brought(self, node: str) -> None:
+        """Note that a node did not complain of what it was sent, which does not say that it kept it."""
+        if node in self._held:
+            self.holds(node, self._version.number)
 
     def complains(self, node: str, of_the_model: bool) -> None:
         """Note that a node answered with an error: it may be unable to read what it was sent."""
@@ -204,6 +218,23 @@ class Downlink:
             room -= len(self._frames[number])
             if room < 0:
                 del self._frames[number], self._names[number]
+
+
+def downlink_of(
+    config: CO3Config | None, whole: CO3Config | None, ledger: Ledger, packs: bool = True
+) -> Downlink | None:
+    """Make a strategy's downlink of its options; None without one.
+
+    Raises
+    ------
+    ValueError
+        If the options are something else, or only the whole model is to be compressed.
+    """
+    if config is not None:
+        return Downlink(config, ledger, whole, packs)
+    if whole is not None:
+        raise ValueError("Whole models are compressed as part of a downlink: give `downlink` as well as `whole`.")
+    return None
 
 
 def _numbers(content: RecordDict) -> Iterable[int]:

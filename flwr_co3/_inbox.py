@@ -13,10 +13,12 @@ from flwr_co3._acknowledgements import update_id
 from flwr_co3._downlink import shifted
 from flwr_co3._protocol import ERROR_CODE, FRAME_KEY, FRAME_STYPE, STATS_KEY, ClientStats
 from flwr_co3._replies import Desk, SentModel, decoded_record, loaders
+from flwr_co3._restated import Update, restate
 from flwr_co3._round import Tally, message_bytes, payload_bytes
 from flwr_co3._versions import Tensors
 from flwr_co3.frame import FrameReader
 from flwr_co3.rate import RateLimit
+from flwr_co3.schemes.server import ServerSide
 
 logger = getLogger("flwr.co3")
 
@@ -44,6 +46,7 @@ class Opened(NamedTuple):
     frame: bytes | None  # None if it is not compressed
     stats: ClientStats | None
     update: bytes | None  # its name, by which the node learns that it was aggregated
+    to_restate: Update | None = None  # where the scheme's state on the server decides what it counts as
 
 
 class Inbox:
@@ -59,15 +62,23 @@ class Inbox:
         Where the round is counted.
     averaging : bool (default: False)
         Whether the wrapped strategy does nothing with the replies' arrays but average them.
+    side : ServerSide or None (default: None)
+        The scheme's state on the server.
     """
 
     def __init__(
-        self, sent: Mapping[int, list[Sent]], weight_key: str | None, tally: Tally, averaging: bool = False
+        self,
+        sent: Mapping[int, list[Sent]],
+        weight_key: str | None,
+        tally: Tally,
+        averaging: bool = False,
+        side: ServerSide | None = None,
     ) -> None:
         self._sent = sent
         self._weight_key = weight_key
         self._tally = tally
-        self._desk = Desk(averaging)
+        self._side = side
+        self._desk = Desk(averaging and side is None)
         self.updates: dict[str, bytes] = {}  # by node: the names of the updates that were handed on
 
     def open(self, replies: Iterable[Message]) -> list[Message]:
@@ -75,6 +86,7 @@ class Inbox:
         opened = [reply if reply.has_error() else self._open(reply) for reply in replies]
         forms = Counter(item.form for item in opened if isinstance(item, Opened))
         usual = forms.most_common(1)[0][0] if forms else None
+        self._restate([item for item in opened if isinstance(item, Opened) and item.form == usual])
         return [self._admit(item, usual) if isinstance(item, Opened) else item for item in opened]
 
     def close(self) -> None:
@@ -98,11 +110,16 @@ class Inbox:
         content, stats = _without_stats(reply.content)
         form = _form(content, key, self._weight_key)
         compressed = any(array.stype == FRAME_STYPE for array in record.values())
-        frame = update = None
+        frame = update = to_restate = None
         if compressed:
             frame = _frame(record)
             update = None if sent.turn is None else update_id(sent.turn, frame)
-            reader = self._read(frame, model, sent.rate, _weight(content, form, self._weight_key))
+            weight = _weight(content, form, self._weight_key)
+            reader = self._read(frame, model, sent.rate, weight)
+            if self._side is not None:
+                node = str(reply.metadata.src_node_id)
+                to_restate = Update(node, 1.0 if weight is None else weight, model, reader)
+                self._side.accept(to_restate.received)
             content[key] = decoded_record(model, reader, self._desk)
         else:
             model.check(loaders(record))
@@ -110,7 +127,16 @@ class Inbox:
                 content[key] = shifted(record, sent.start, {name: partial(model.load, name) for name in model.specs})
         reply.content = content
         self._sent[reply.metadata.src_node_id].remove(sent)
-        return Opened(reply, form, model.parameters, payload, frame, stats, update)
+        return Opened(reply, form, model.parameters, payload, frame, stats, update, to_restate)
+
+    def _restate(self, admitted: list[Opened]) -> None:
+        """Let the scheme's state on the server say what the updates count as."""
+        if self._side is None:
+            return
+        updates = [(item, item.to_restate) for item in admitted if item.to_restate is not None]
+        readers = restate(self._side, [update for _, update in updates])
+        for (item, update), reader in zip(updates, readers, strict=True):
+            item.reply.content[item.form[0]] = decoded_record(update.model, reader, self._desk)
 
     def _read(self, frame: bytes, model: SentModel, rate: RateLimit | None, weight: float | None) -> FrameReader:
         """Decode a frame once, to see that it can be, and add it to the average where that is all that is wanted."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from flwr_co3._average import NewWeights, Sum
 from flwr_co3.config import CO3Config
 from flwr_co3.errors import FrameError
-from flwr_co3.frame import FrameReader, TensorSpec
+from flwr_co3.frame import FrameReader, TensorSpec, lossy_names
 from flwr_co3.rate import RateLimit
 from flwr_co3.update import is_exact
 
@@ -38,12 +38,17 @@ class SentModel:
         self.specs: dict[str, TensorSpec] = {}
         self.like: dict[str, TensorSpec] = {}
         self.parameters = 0
+        exact_ones = set()
         for name, load in self._tensors.items():
             array = load()
             exact = is_exact(name, array, config)
             self.specs[name] = TensorSpec(array.dtype.name, array.shape)
             self.like[name] = TensorSpec(_dtype_on_wire(array.dtype, exact), array.shape)
             self.parameters += array.size
+            exact_ones.update([name] if exact else [])
+        scheme = config.other_scheme
+        self._scheme = None if scheme is None else scheme.name
+        self.lossy = lossy_names(self.like, exact_ones)
 
     def load(self, name: str) -> NDArray[Any]:
         """Return a fresh copy of one tensor."""
@@ -67,6 +72,8 @@ class SentModel:
         if rate is not None and len(frame) > (limit := rate.bytes_for(self.parameters)):
             raise FrameError(f"The frame has {len(frame)} bytes, more than the {limit} that the rate allows.")
         reader = FrameReader(frame, like=self.like)
+        if reader.body is not None and reader.body.scheme.name != self._scheme:
+            raise FrameError(f"The frame is of the scheme {reader.body.scheme.name}, which was not asked for.")
         reader.verify()
         for name in reader.exact:
             _check_finite(reader.read(name), name)

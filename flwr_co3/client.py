@@ -12,7 +12,17 @@ from numpy.typing import NDArray
 
 from flwr_co3._held import received_model
 from flwr_co3._keeping import Keeper, Store, keeper_of, model_keeper_of, store_of
-from flwr_co3._protocol import CONFIG_KEY, ERROR_CODE, FRAME_KEY, FRAME_STYPE, MODEL_KEY, STATS_KEY, Order
+from flwr_co3._protocol import (
+    BASE_KEY,
+    CONFIG_KEY,
+    ERROR_CODE,
+    FRAME_KEY,
+    FRAME_STYPE,
+    HELD_KEY,
+    MODEL_KEY,
+    STATS_KEY,
+    Order,
+)
 from flwr_co3._uplink import Compressed, Tensors, compress, refuse_secure_aggregation
 from flwr_co3.rate import RateLimit
 
@@ -117,7 +127,7 @@ class CO3Mod:
 
 
 class CO3ClientMixin:
-    """Compresses what a NumPyClient's ``fit`` returns, when the server asks for it.
+    """Compresses what a NumPyClient's ``fit`` returns, and takes the server's frames, when the server asks for it.
 
     The server asks for it with a :class:`~flwr_co3.legacy.CO3LegacyStrategy`; with any other strategy the client
     is what it was. The client's own ``fit`` stays as it is. What the compression loses is remembered, in the
@@ -187,13 +197,14 @@ class CO3ClientMixin:
             self.rate = rate
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Wrap the class's ``fit``, whether it is its own or comes from a base that knows nothing of CO3."""
+        """Wrap the class's methods, whether they are its own or come from a base that knows nothing of CO3."""
         super().__init_subclass__(**kwargs)
-        owner = next((base for base in cls.__mro__ if "fit" in vars(base)), None)
-        if owner is None or owner.__module__.startswith("flwr."):
-            return  # Flower tells by `fit` itself that a NumPyClient cannot train
-        if owner is cls or not issubclass(owner, CO3ClientMixin):
-            setattr(cls, "fit", _compressing(vars(owner)["fit"]))  # noqa: B010 (the mixin declares no fit)
+        for name, wrapped in (("fit", _compressing), ("evaluate", _receiving)):
+            owner = next((base for base in cls.__mro__ if name in vars(base)), None)
+            if owner is None or owner.__module__.startswith("flwr."):
+                continue  # Flower tells by the method itself what a NumPyClient cannot do
+            if owner is cls or not issubclass(owner, CO3ClientMixin):
+                setattr(cls, name, wrapped(vars(owner)[name]))
 
 
 _fitting: ContextVar[object] = ContextVar("the client whose fit runs", default=None)
@@ -208,6 +219,35 @@ def _compressing(fit: Callable[..., FitResult]) -> Callable[..., FitResult]:
     return compressing_fit
 
 
+def _receiving(evaluate: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(evaluate)
+    def receiving_evaluate(self: CO3ClientMixin, parameters: list[NDArray[Any]], config: dict[str, Any]) -> Any:
+        parameters, config, _ = _received(self, parameters, config)
+        return evaluate(self, parameters, config)
+
+    return receiving_evaluate
+
+
+def _received(
+    client: CO3ClientMixin, parameters: list[NDArray[Any]], config: dict[str, Any]
+) -> tuple[list[NDArray[Any]], dict[str, Any], int | None]:
+    """Put the model in place of what brings it; return its version, None where it is not kept."""
+    if MODEL_KEY not in config:
+        return parameters, config, None
+    rest = {key: value for key, value in config.items() if key not in (MODEL_KEY, BASE_KEY)}
+    if client.context is None:
+        if BASE_KEY in config:
+            raise ValueError(
+                f"{type(client).__name__} has no context, in which the model is kept between rounds, and was sent "
+                "frames instead of it. Hand the context of client_fn on to it."
+            )
+        return parameters, rest, None
+    record = ArrayRecord({str(index): Array(array) for index, array in enumerate(parameters)})
+    keeper = model_keeper_of(client.context, store_of(client.store, type(client).__name__))
+    model, number = received_model(record, config, keeper)
+    return model.to_numpy_ndarrays(), rest, number
+
+
 def _fit_and_compress(
     fit: Callable[..., FitResult],
     client: CO3ClientMixin,
@@ -217,6 +257,7 @@ def _fit_and_compress(
     if CONFIG_KEY not in config or _fitting.get() is client:  # not asked, or called by super().fit()
         return fit(client, parameters, config)
     order = Order.read(config)
+    parameters, config, held = _received(client, parameters, config)
     keeper, rate = _keeper_of(client, order), _own_limit(client.rate, type(client).__name__)
     received = [np.array(array) for array in parameters]  # fit may train in place
     running = _fitting.set(client)
@@ -228,7 +269,8 @@ def _fit_and_compress(
         return result  # Flower says what is wrong with it
     new, examples, metrics = result
     frame, stats = compress(_numbered(received, new), order, keeper, rate)
-    return [np.frombuffer(frame, np.uint8)], examples, {**metrics, **stats.scalars()}
+    version = {} if held is None else {HELD_KEY: held}
+    return [np.frombuffer(frame, np.uint8)], examples, {**metrics, **stats.scalars(), **version}
 
 
 def _own_limit(rate: RateLimit | None, owner: str) -> RateLimit | None:
@@ -277,7 +319,8 @@ def _arrays_of(content: RecordDict, what: str) -> tuple[str, ArrayRecord]:
     if len(records) != 1:
         raise ValueError(
             f"{what} holds {len(records)} ArrayRecords, and CO3Mod needs exactly one: the model. "
-            "Send and return the model in one ArrayRecord, and what else there is in other records."
+            "Send and return the model in one ArrayRecord. What is trained beside it, such as control variates, goes "
+            "into the same one, under names of their own."
         )
     return records[0]
 

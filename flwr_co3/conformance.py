@@ -29,6 +29,7 @@ from flwr_co3.correct import ErrorMemory
 from flwr_co3.errors import FrameError
 from flwr_co3.frame import EMPTY, FrameReader
 from flwr_co3.rate import RateLimit
+from flwr_co3.schemes.levels import ideal_bits
 from flwr_co3.schemes.scheme import CLIENT, INCREMENT, Scheme
 
 Array = npt.NDArray[Any]
@@ -102,9 +103,12 @@ def unbiased_where_claimed(scheme: Scheme) -> None:
     if not scheme.unbiased:
         return
     rng = np.random.default_rng(1)
-    update: Update = {"a": rng.laplace(size=400), "b": 0.1 * rng.normal(size=(20, 10))}
-    v = _flat(update)
-    draws = np.array([_flat(_compress(scheme, update, seed=k).sent) for k in range(_DRAWS)])
+    vectors = [rng.laplace(size=400), 0.1 * rng.normal(size=200)]
+    v = np.concatenate(vectors)
+    sizes = [vector.size for vector in vectors]
+    draws = np.array(
+        [np.concatenate([*scheme.decode(scheme.encode(vectors, rng, False), sizes)]) for _ in range(_DRAWS)]
+    )
     variance = float(np.mean(np.sum((draws - v) ** 2, axis=1)))
     bias = float(np.sum((draws.mean(axis=0) - v) ** 2))
     slack = _ROUNDING * float(np.dot(v, v))
@@ -127,13 +131,13 @@ def contraction_where_claimed(scheme: Scheme) -> None:
 
 
 def bytes_as_claimed(scheme: Scheme) -> None:
-    """A frame has the entropy of its levels, its numbers and raw bytes, and next to nothing else."""
+    """A frame has the entropy of its levels (their tokens and low bits), its numbers and raw bytes, and little else."""
     update = {f"layer{k}": tensor for k in range(4) for tensor in (network(k)["conv.weight"],)}
     frame = _compress(scheme, update).frame
     body = FrameReader(frame).body
     assert body is not None
     parts = body.parts()
-    entropy = sum(_entropy(np.asarray(levels)) for levels in parts.levels)
+    entropy = sum(map(ideal_bits, parts.levels))
     claimed = entropy / 8 + 4 * parts.numbers.size + len(parts.raw)
     assert len(frame) <= 1.03 * claimed + 150 + 50 * len(parts.levels), f"{len(frame)} bytes, and {claimed} are needed"
 
@@ -213,15 +217,5 @@ def _decode_or_refuse(frame: bytes, like: Mapping[str, Any]) -> None:
     assert all(np.all(np.isfinite(tensor)) for tensor in decoded.values()), "a damaged frame decodes to no numbers"
 
 
-def _flat(update: Mapping[str, Array]) -> npt.NDArray[np.float64]:
-    return np.concatenate([tensor.reshape(-1).astype(np.float64) for tensor in update.values()])
-
-
 def _near(found: Array, expected: Array, scale: Array) -> bool:
     return bool(np.allclose(found, expected, rtol=1e-4, atol=_ROUNDING * float(np.abs(scale).max(initial=0.0))))
-
-
-def _entropy(levels: Array) -> float:
-    """Bits that an ideal coder with the counts of the levels takes."""
-    counts = np.unique(levels, return_counts=True)[1]
-    return float(-np.sum(counts * np.log2(counts / max(levels.size, 1))))

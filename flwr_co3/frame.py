@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from typing import Any, NamedTuple
@@ -228,6 +228,11 @@ class Header:
     def lossy(self) -> list[str]:
         """Names of the tensors that are converted and have entries, in the order of the groups."""
         return [name for group in self.groups for name in group]
+
+
+def lossy_names(tensors: Mapping[str, TensorSpec], exact: Collection[str]) -> list[str]:
+    """Names of the tensors that are not exact and have entries, in the order in which frames code them."""
+    return Header(FloatFormat("fp4"), "rans", tensors, frozenset(exact)).lossy
 
 
 @lru_cache(maxsize=8)

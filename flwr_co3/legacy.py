@@ -3,12 +3,14 @@
 import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from logging import getLogger
 from math import isfinite
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-from flwr.app import ConfigRecord
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord
 from flwr.common import (
     EvaluateIns,
     EvaluateRes,
@@ -23,14 +25,17 @@ from flwr.server import ClientManager
 from flwr.server.strategy import Strategy
 
 from flwr_co3._acknowledgements import Ledger, update_id
-from flwr_co3._protocol import FRAME_STYPE, SCALAR_STATS_KEYS, ClientStats, Order
+from flwr_co3._downlink import downlink_of, shifted
+from flwr_co3._protocol import FRAME_STYPE, HELD_KEY, SCALAR_STATS_KEYS, ClientStats, Order
 from flwr_co3._replies import NUMPY_STYPE, Loaders, SentModel
 from flwr_co3._round import Tally, count_bytes
+from flwr_co3._versions import Tensors
 from flwr_co3.config import CO3Config
 from flwr_co3.rate import RateLimit
 
 logger = getLogger("flwr.co3")
 
+Ins = TypeVar("Ins", FitIns, EvaluateIns)
 ClientProxy: TypeAlias = Any  # flwr.server.client_proxy.ClientProxy, which is not among Flower's public names
 
 
@@ -40,6 +45,7 @@ class Sent(NamedTuple):
     model: SentModel
     turn: int | None  # the instructions' number; None if the client was sent several
     rate: RateLimit | None  # the limit that they name
+    start: Tensors | None  # the model that the client was brought to, where that is not `model`
 
 
 class CO3LegacyStrategy(Strategy):
@@ -59,6 +65,10 @@ class CO3LegacyStrategy(Strategy):
         How clients compress.
     resume : str or None (default: None)
         The `progress` of an earlier strategy, saved together with the model that this one starts from.
+    downlink, whole : CO3Config or None (default: None)
+        How the server compresses what it sends, as for :class:`~flwr_co3.CO3Strategy`. It is for clients with
+        CO3ClientMixin and a context; all others are sent whole models. A client that does not answer is sent the whole
+        model the next time, since Flower's older API does not tell why.
 
     Examples
     --------
@@ -77,7 +87,14 @@ class CO3LegacyStrategy(Strategy):
         app = ServerApp(server_fn=server_fn)
     """
 
-    def __init__(self, strategy: Strategy, config: CO3Config | None = None, resume: str | None = None) -> None:
+    def __init__(
+        self,
+        strategy: Strategy,
+        config: CO3Config | None = None,
+        resume: str | None = None,
+        downlink: CO3Config | None = None,
+        whole: CO3Config | None = None,
+    ) -> None:
         if not isinstance(strategy, Strategy):
             raise ValueError(
                 f"CO3LegacyStrategy wraps a strategy of flwr.server.strategy, not {type(strategy).__name__}. "
@@ -90,8 +107,17 @@ class CO3LegacyStrategy(Strategy):
         self._ledger = Ledger(order.run) if resume is None else Ledger.read(resume)
         self._order = order._replace(run=self._ledger.run)
         self.config = order.config
+        scheme = self.config.other_scheme
+        if scheme is not None and scheme.server() is not None:
+            raise ValueError(
+                f"The scheme {scheme.name} keeps state on the server, for which CO3LegacyStrategy has no place: take "
+                "another scheme, or CO3Strategy."
+            )
+        self._downlink = downlink_of(downlink, whole, self._ledger, packs=False)
         self._sent: dict[str, Sent] = {}
         self._tally = Tally()
+        self._evaluation: Tally | None = None  # of a round of evaluation that went by the downlink
+        self._evaluated: set[str] = set()
 
     def __repr__(self) -> str:
         return f"CO3LegacyStrategy({self.strategy!r}, {self.config!r})"
@@ -110,18 +136,18 @@ class CO3LegacyStrategy(Strategy):
         models: dict[int, SentModel] = {}  # by parameters: most strategies send the same to all clients
         times = Counter(client.cid for client, _ in instructions)
         ordered = []
-        for client, ins in instructions:
+        start, brought = self._bring_model(instructions, server_round)
+        for (client, ins), bringing in zip(instructions, brought, strict=True):
             identity = id(ins.parameters)
             if identity not in models:
                 models[identity] = SentModel(_loaders(ins.parameters), self.config)
             order = self._order._replace(config=self._config_of(client, server_round))
             if times[client.cid] == 1:
                 order = self._ledger.address(order, client.cid)
-            self._sent[client.cid] = Sent(models[identity], order.turn, order.config.limit)
-            config: dict[str, Scalar] = {**ins.config, **order.write()}
-            ordered.append((client, FitIns(ins.parameters, config)))
-            self._tally.downlink_payload += _payload(ins.parameters)
-            self._tally.downlink_message += _message_bytes(ins.parameters, config)
+            self._sent[client.cid] = Sent(models[identity], order.turn, order.config.limit, start)
+            config: dict[str, Scalar] = {**bringing.config, **order.write()}
+            ordered.append((client, FitIns(bringing.parameters, config)))
+            _count_down(self._tally, bringing.parameters, config)
         return ordered
 
     def aggregate_fit(
@@ -131,6 +157,7 @@ class CO3LegacyStrategy(Strategy):
         failures: list[tuple[ClientProxy, FitRes] | BaseException],
     ) -> tuple[Parameters | None, dict[str, Scalar]]:
         """Make weights of what clients sent, and let the wrapped strategy aggregate them."""
+        self._hear(results)
         accepted, failed = [], list(failures)
         updates: dict[str, bytes] = {}
         for client, result in results:
@@ -141,6 +168,8 @@ class CO3LegacyStrategy(Strategy):
                 logger.warning(reason)
                 failed.append(ValueError(reason))
                 self._tally.quarantined += 1
+                if self._downlink is not None:  # perhaps it took frames for a model
+                    self._downlink.complains(client.cid, of_the_model=True)
         parameters, metrics = self.strategy.aggregate_fit(server_round, accepted, failed)
         if parameters is not None:
             self._ledger.record(updates)
@@ -154,8 +183,17 @@ class CO3LegacyStrategy(Strategy):
     def configure_evaluate(
         self, server_round: int, parameters: Parameters, client_manager: ClientManager
     ) -> list[tuple[ClientProxy, EvaluateIns]]:
-        """Configure the next round of evaluation."""
-        return self.strategy.configure_evaluate(server_round, parameters, client_manager)
+        """Configure the next round of evaluation, and compress the model where the downlink is."""
+        instructions = self.strategy.configure_evaluate(server_round, parameters, client_manager)
+        if self._downlink is None:
+            return instructions
+        start, brought = self._bring_model(instructions, server_round)
+        self._evaluation = None if start is None else Tally()
+        self._evaluated = {client.cid for client, _ in instructions}
+        if self._evaluation is not None:
+            for ins in brought:
+                _count_down(self._evaluation, ins.parameters, ins.config)
+        return [(client, ins) for (client, _), ins in zip(instructions, brought, strict=True)]
 
     def aggregate_evaluate(
         self,
@@ -164,11 +202,49 @@ class CO3LegacyStrategy(Strategy):
         failures: list[tuple[ClientProxy, EvaluateRes] | BaseException],
     ) -> tuple[float | None, dict[str, Scalar]]:
         """Aggregate evaluation results."""
-        return self.strategy.aggregate_evaluate(server_round, results, failures)
+        aggregated = self.strategy.aggregate_evaluate(server_round, results, failures)
+        if self._downlink is None or self._evaluation is None:
+            return aggregated
+        answered = {client.cid for client, _ in results}
+        for client in self._evaluated - answered:
+            self._downlink.complains(client, of_the_model=True)
+        for client in answered:
+            self._downlink.was_brought(client)
+        loss, metrics = aggregated
+        return loss, {**metrics, **self._evaluation.downlink_metrics()}
 
     def evaluate(self, server_round: int, parameters: Parameters) -> tuple[float, dict[str, Scalar]] | None:
         """Evaluate the global model on the server."""
         return self.strategy.evaluate(server_round, parameters)
+
+    def _bring_model(
+        self, instructions: list[tuple[ClientProxy, Ins]], server_round: int
+    ) -> tuple[Tensors | None, list[Ins]]:
+        """Return the model that instructions bring by the downlink, and the instructions; None where they are as given.
+
+        That is where there is no downlink, or where clients are not all sent one and the same Parameters.
+        """
+        plain = [ins for _, ins in instructions]
+        if self._downlink is None or not plain or any(ins.parameters is not plain[0].parameters for ins in plain):
+            return None, plain
+        source = plain[0].parameters
+        self._downlink.advance(source, _record(source), server_round)
+        brought = []
+        for client, ins in instructions:
+            arrays, entries = self._downlink.parcel(client.cid)
+            brought.append(replace(ins, parameters=_parameters(arrays), config={**ins.config, **entries}))
+        return self._downlink.tensors, brought
+
+    def _hear(self, results: list[tuple[ClientProxy, FitRes]]) -> None:
+        """Learn from results what clients hold."""
+        if self._downlink is None:
+            return
+        for client in self._sent.keys() - {client.cid for client, _ in results}:
+            self._downlink.complains(client, of_the_model=True)
+        for client, result in results:
+            number = result.metrics.get(HELD_KEY)
+            if isinstance(number, int):
+                self._downlink.holds(client.cid, number)
 
     def _open(self, client: str, result: FitRes, updates: dict[str, bytes]) -> FitRes:
         """Decode a client's result, all of it: Parameters are bytes, and cannot wait to be asked."""
@@ -184,6 +260,9 @@ class CO3LegacyStrategy(Strategy):
         parameters = result.parameters
         if frame is None:
             model.check(_loaders(parameters))
+            if sent.start is not None:
+                there = {name: partial(model.load, name) for name in model.specs}
+                parameters = _parameters(shifted(_record(parameters), sent.start, there))
         else:
             parameters = self._decode(frame, sent)
         if sent.turn is not None:
@@ -227,11 +306,30 @@ def _frame(result: FitRes) -> bytes | None:
 
 def _without_stats(metrics: dict[str, Scalar]) -> tuple[dict[str, Scalar], ClientStats | None]:
     stats = ClientStats.read([metrics.get(key) for key in SCALAR_STATS_KEYS])
-    return {key: value for key, value in metrics.items() if key not in SCALAR_STATS_KEYS}, stats
+    ours = (*SCALAR_STATS_KEYS, HELD_KEY)
+    return {key: value for key, value in metrics.items() if key not in ours}, stats
 
 
 def _loaders(parameters: Parameters) -> Loaders:
     return {str(index): partial(bytes_to_ndarray, tensor) for index, tensor in enumerate(parameters.tensors)}
+
+
+def _record(parameters: Parameters) -> ArrayRecord:
+    return ArrayRecord({name: Array(load()) for name, load in _loaders(parameters).items()})
+
+
+def _parameters(record: ArrayRecord) -> Parameters:
+    return Parameters([_as_numpy(array) for array in record.values()], NUMPY_STYPE)
+
+
+def _as_numpy(array: Array) -> bytes:
+    """Return what a NumPyClient can read: a tensor or, of a frame, an array of its bytes."""
+    return array.data if array.stype == NUMPY_STYPE else ndarray_to_bytes(np.frombuffer(array.data, np.uint8))
+
+
+def _count_down(tally: Tally, parameters: Parameters, config: Mapping[str, Scalar]) -> None:
+    tally.downlink_payload += _payload(parameters)
+    tally.downlink_message += _message_bytes(parameters, config)
 
 
 def _payload(parameters: Parameters) -> int:

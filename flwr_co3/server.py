@@ -1,7 +1,9 @@
 """What a Flower server adds to its app: a strategy that wraps the one it has."""
 
+import dataclasses
+import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from logging import getLogger
@@ -9,19 +11,28 @@ from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Result, Strategy
+from flwr.serverapp.strategy import (
+    DifferentialPrivacyServerSideAdaptiveClipping,
+    DifferentialPrivacyServerSideFixedClipping,
+    Result,
+    Strategy,
+)
 
 from flwr_co3._acknowledgements import Ledger
 from flwr_co3._average import averages
-from flwr_co3._downlink import Downlink
+from flwr_co3._downlink import downlink_of
 from flwr_co3._inbox import Inbox, Sent
 from flwr_co3._protocol import CONFIG_KEY, Order
 from flwr_co3._replies import SentModel, loaders, plain_record
 from flwr_co3._round import Tally, message_bytes, payload_bytes
 from flwr_co3._versions import Tensors
 from flwr_co3.config import CO3Config
+from flwr_co3.schemes.scheme import INCREMENT
 
 logger = getLogger("flwr.co3")
+
+_READING_REPLIES = (DifferentialPrivacyServerSideFixedClipping, DifferentialPrivacyServerSideAdaptiveClipping)
+_KEYS_DIFFER = "expects the keys in the ArrayRecord of the reply message to match"  # say Flower's mods
 
 # What CO3Strategy adds to
 STEPS = ("configure_train", "aggregate_train", "configure_evaluate", "aggregate_evaluate", "summary")
@@ -113,10 +124,15 @@ class CO3Strategy(Strategy):
         self._ledger = Ledger(order.run) if resume is None else Ledger.read(resume)
         self._order = order._replace(run=self._ledger.run)
         self.config = order.config
+        scheme = self.config.other_scheme
+        self._side = None if scheme is None else scheme.server()
+        if self._side is not None and resume is not None:
+            raise ValueError(
+                f"The scheme {self._side.scheme.name} keeps state on the server that `progress` does not hold: begin a "
+                "new run, without `resume`."
+            )
         self.downlink = downlink
-        if downlink is None and whole is not None:
-            raise ValueError("CO3Strategy compresses whole models as part of a downlink: give `downlink` as well.")
-        self._downlink = None if downlink is None else Downlink(downlink, self._ledger, whole)
+        self._downlink = downlink_of(downlink, whole, self._ledger)
         self._sent: dict[int, list[Sent]] = {}
         self._tally = Tally()
         self._evaluation: Tally | None = None  # of a round of evaluation that went by the downlink
@@ -142,9 +158,13 @@ class CO3Strategy(Strategy):
         """Log the settings, then the wrapped strategy's."""
         config = self.config
         logger.info("\t├──> CO3 settings:")
-        logger.info("\t│\t├── Format: %s | coder: %s", config.format, config.coder)
+        if config.other_scheme is None:
+            logger.info("\t│\t├── Format: %s | coder: %s", config.format, config.coder)
+        else:
+            logger.info("\t│\t├── Scheme: %s", config.other_scheme)
         logger.info("\t│\t├── Rate: %s", config.rate or "not limited")
-        logger.info("\t│\t├── Scale: %s | rounding: %s", config.scale, config.rounding)
+        if config.other_scheme is None:
+            logger.info("\t│\t├── Scale: %s | rounding: %s", config.scale, config.rounding)
         logger.info("\t│\t├── Memory decay: %s (%s)", config.memory_decay, config.memory_dtype)
         logger.info("\t│\t└── Downlink: %s", "whole models" if self.downlink is None else self.downlink)
         self._inner("summary")()
@@ -153,15 +173,17 @@ class CO3Strategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Configure the next round of training, and add the settings to each message."""
+        _refuse(sys._getframe(1).f_locals.get("self"))
         messages = list(self._inner("configure_train")(server_round, arrays, config, grid))
         self._sent, self._tally = defaultdict(list), Tally()
         models: dict[int, SentModel] = {}  # by record: most strategies send one and the same to all nodes
         times = Counter(message.metadata.dst_node_id for message in messages)
         whole = [list(message.content.array_records.values()) for message in messages]
         start = self._bring_model(messages, server_round)
+        told = self._told(times)
         for message, records in zip(messages, whole, strict=True):
             node = message.metadata.dst_node_id
-            order = self._order._replace(config=self._ledger.course.config(self.config, server_round, node))
+            order = self._order._replace(config=self._ledger.course.config(told, server_round, node))
             if times[node] == 1:  # of several updates at once, a node could not tell which is the last
                 order = self._ledger.address(order, str(node))
             message.content = _with_order(message.content, order)
@@ -181,11 +203,13 @@ class CO3Strategy(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Make weights of what clients sent, and let the wrapped strategy aggregate them."""
         replies = self._heard(replies)
-        inbox = Inbox(self._sent, _weight_key(self.strategy), self._tally, averages(self.strategy))
+        inbox = Inbox(self._sent, _weight_key(self.strategy), self._tally, averages(self.strategy), self._side)
         arrays, metrics = self._inner("aggregate_train")(server_round, inbox.open(replies))
         if arrays is not None:
             self._ledger.record(inbox.updates)
             self._ledger.course.record(server_round, metrics)
+            if self._side is not None:
+                self._side.commit(metrics or {})
             arrays = plain_record(arrays)  # some strategies take over one client's arrays as they are
         inbox.close()
         if self._sent:
@@ -212,6 +236,17 @@ class CO3Strategy(Strategy):
             return metrics
         return MetricRecord({**(metrics or {}), **self._evaluation.downlink_metrics()})
 
+    def _told(self, times: Mapping[int, int]) -> CO3Config:
+        """What this round's clients are told, so many times each."""
+        if self._side is None:
+            return self.config
+        if self._side.scheme.memory == INCREMENT and max(times.values(), default=0) > 1:
+            raise ValueError(
+                f"The scheme {self._side.scheme.name} takes one update from a node in a round, and the strategy asks "
+                "for several."
+            )
+        return dataclasses.replace(self.config, scheme=self._side.scheme)
+
     def _bring_model(self, messages: list[Message], server_round: int) -> Tensors | None:
         """Let messages bring the model by the downlink, and return the model that they bring.
 
@@ -233,6 +268,13 @@ class CO3Strategy(Strategy):
         replies = list(replies)
         if self._downlink is not None:
             self._downlink.hear(replies)
+        for misplaced in sorted({mod for reply in replies if (mod := _misplaced_mod(reply))}):
+            logger.warning(
+                "The clients' %s found a compressed frame where it looks for weights, and refused to go on. It "
+                "belongs after CO3Mod: in ClientApp, write mods=[CO3Mod(), %s].",
+                misplaced,
+                misplaced,
+            )
         return replies
 
     def _inner(self, step: str) -> Callable[..., Any]:
@@ -251,6 +293,25 @@ class CO3Strategy(Strategy):
             for step in STEPS:
                 del own[step]
             own.update(before)
+
+
+def _refuse(caller: object) -> None:
+    """Raise ValueError if the steps are called by a wrapper that would take frames for weights.
+
+    A wrapper's constructor does not tell what it wraps, and it fails only once the first replies are there.
+    """
+    if isinstance(caller, _READING_REPLIES):
+        name = type(caller).__name__
+        raise ValueError(
+            f"{name} reads the clients' weights, and stands where they are still compressed. CO3Strategy is the "
+            f"outermost wrapper: Write CO3Strategy({name}(...), config)."
+        )
+
+
+def _misplaced_mod(reply: Message) -> str | None:
+    """Return the name of Flower's mod that failed because it stands before CO3Mod."""
+    reason = (reply.error.reason or "") if reply.has_error() else ""
+    return reason.split()[0] if _KEYS_DIFFER in reason else None
 
 
 def _layers(strategy: object) -> Iterator[Strategy]:

@@ -88,6 +88,14 @@ def compare(
     parallel: Annotated[
         int | None, typer.Option(help="Clients or runs that train at once.", show_default="one per processor")
     ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder on a disk with room for the clients' memories while they train: 4 bytes per parameter and "
+            "client, twice that with a downlink.",
+            show_default="in RAM",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for results and report. Runs that are there are kept.")] = Path(
         "results"
     ),
@@ -130,6 +138,7 @@ def compare(
         seeds=list(range(first_seed, first_seed + seeds)),
         clients=clients,
         parallel=parallel,
+        store=store,
         engine=engine,
         target=target,
         learning_rates=tuple(_numbers(learning_rates, "learning-rates")),

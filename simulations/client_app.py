@@ -1,11 +1,13 @@
 """The client: trains on its part of the data. CO3Mod compresses its answer when the server asks for it."""
 
+import os
 import time
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from flwr_co3 import CO3Mod
+from flwr_co3.client import ClientAppCallable
 from simulations.approximate_gradients import approximate, share_saved
 from simulations.clock import MEASURED, TRAIN_SECONDS
 from simulations.models import make_model
@@ -14,7 +16,16 @@ from simulations.settings import Settings
 from simulations.tasks import image_shape, partition_examples
 from simulations.training import train
 
-app = ClientApp(mods=[CO3Mod()])
+STORE = "CO3_SIMULATION_STORE"
+"""Variable of the environment: a folder for the clients' memories, which are in Flower's state without it."""
+
+
+def compress(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Do as CO3Mod does. It is made here, because the variable is the client's process's."""
+    return CO3Mod(store=os.environ.get(STORE))(message, context, call_next)
+
+
+app = ClientApp(mods=[compress])
 
 
 @app.train()

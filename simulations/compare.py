@@ -1,13 +1,15 @@
 """Comparing schemes: the same task, seeds, partitions, initial weights and batches."""
 
+import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
 import os
 import platform
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +18,7 @@ from rich.console import Console
 
 from simulations.approximate_gradients import approximate
 from simulations.choices import look_up
+from simulations.client_app import STORE
 from simulations.clock import computation
 from simulations.engines import ENGINES, Execute, StopError
 from simulations.federation import RoundResult
@@ -62,6 +65,8 @@ class Plan:
     learning_rates : tuple of float
         Those of which each scheme gets the one that is best for it, see :mod:`simulations.tuning`. With none, all have
         the settings' learning rate.
+    store : Path or None
+        Where the clients' memories are on disk, in a folder that is deleted in the end; None keeps them in RAM.
     target : float or None
         The accuracy up to which bytes and time are compared; None for two points below FedAvg's.
     """
@@ -73,6 +78,7 @@ class Plan:
     parallel: int | None = None
     engine: str = "flower"
     learning_rates: tuple[float, ...] = ()
+    store: Path | None = None
     target: float | None = None
 
     def check(self) -> None:
@@ -165,6 +171,7 @@ def compare(
     with (
         flower_log(None if verbose else out / LOG_FILE),
         stoppable(stop, console, give_up),
+        _memories_in(plan.store),
         Board(console, comparison.labels, plan.settings.rounds, len(plan.learning_rates) + len(plan.seeds)) as board,
     ):
         desk = _Desk(board, RunFiles(out / RUNS_FOLDER), stop, save, fresh)
@@ -187,6 +194,21 @@ def compare(
             comparison.problem = str(error)
     save()
     return comparison
+
+
+@contextlib.contextmanager
+def _memories_in(folder: Path | None) -> Iterator[None]:
+    """Keep the clients' memories in a folder in this one, and delete it in the end; in RAM if there is none."""
+    if folder is None:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="memories-", dir=folder.resolve()) as temporary:
+        os.environ[STORE] = temporary  # processes that are started from here on have it
+        try:
+            yield
+        finally:
+            del os.environ[STORE]
 
 
 class _Desk(NamedTuple):

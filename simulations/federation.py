@@ -131,12 +131,12 @@ def _with_scheme(settings: Settings, scheme: Scheme, clock: TimedGrid | None) ->
     strategy = make_strategy(settings.strategy, settings.fraction_train)
     if scheme.config is None:
         return strategy
-    if scheme.uplink_seconds is None:
-        return CO3Strategy(strategy, scheme.config)
-    if clock is None:
-        raise ValueError(f"The scheme {scheme.name!r} has a budget by the clients' links: give them links.")
-    rate = clock.rate(scheme.uplink_seconds)
-    return CO3Strategy(strategy, dataclasses.replace(scheme.config, rate=rate))
+    config = scheme.config
+    if scheme.uplink_seconds is not None:
+        if clock is None:
+            raise ValueError(f"The scheme {scheme.name!r} has a budget by the clients' links: give them links.")
+        config = dataclasses.replace(config, rate=clock.rate(scheme.uplink_seconds))
+    return CO3Strategy(strategy, config, scheme.downlink, whole=scheme.whole)
 
 
 def _on_time(result: RoundResult, time: RoundTime) -> RoundResult:

@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,11 @@ class Run:
         return sum(result.uplink_bytes for result in self.rounds)
 
     @property
+    def downlink_bytes(self) -> int:
+        """Bytes of all messages to the clients, over all rounds."""
+        return sum(result.downlink_bytes for result in self.rounds)
+
+    @property
     def simulated_seconds(self) -> list[float] | None:
         """What the simulated clock says after each round from round 0 on; None without one."""
         durations = [result.simulated_seconds for result in self.rounds]
@@ -96,10 +101,10 @@ class Summary:
     ----------
     accuracy, spread : float
         Mean over the seeds of the final accuracy, and its standard deviation (0 for one seed).
-    bits_per_parameter, uplink_bytes, uplink_bytes_per_message : float
+    bits_per_parameter, uplink_bytes, uplink_bytes_per_message, downlink_bytes : float
         Means over the seeds.
-    ratio : float or None
-        FedAvg's bytes over this scheme's, None without FedAvg.
+    ratio, both_ratio : float or None
+        FedAvg's bytes over this scheme's, uplink alone and both ways; None without FedAvg.
     nmse, encode_seconds, decode_seconds : float or None
         Means over rounds and seeds.
     learning_rate : float
@@ -117,7 +122,9 @@ class Summary:
     bits_per_parameter: float
     uplink_bytes: float
     uplink_bytes_per_message: float
+    downlink_bytes: float
     ratio: float | None
+    both_ratio: float | None
     nmse: float | None
     encode_seconds: float | None
     decode_seconds: float | None
@@ -262,7 +269,9 @@ def _summarise(comparison: Comparison, scheme: str) -> Summary:
         bits_per_parameter=statistics.fmean(run.bits_per_parameter for run in runs),
         uplink_bytes=uplink,
         uplink_bytes_per_message=sum(run.uplink_bytes for run in runs) / max(replies, 1),
-        ratio=_ratio(comparison, runs),
+        downlink_bytes=statistics.fmean(run.downlink_bytes for run in runs),
+        ratio=_ratio(comparison, runs, _up),
+        both_ratio=_ratio(comparison, runs, _both),
         nmse=_mean(result.nmse for run in runs for result in run.rounds),
         encode_seconds=_mean(result.encode_seconds for run in runs for result in run.rounds),
         decode_seconds=_mean(result.decode_seconds for run in runs for result in run.rounds),
@@ -272,16 +281,24 @@ def _summarise(comparison: Comparison, scheme: str) -> Summary:
     )
 
 
-def _ratio(comparison: Comparison, runs: list[Run]) -> float | None:
+def _up(run: Run) -> int:
+    return run.uplink_bytes
+
+
+def _both(run: Run) -> int:
+    return run.uplink_bytes + run.downlink_bytes
+
+
+def _ratio(comparison: Comparison, runs: list[Run], sent: Callable[[Run], int]) -> float | None:
     """Compare bytes per round with FedAvg's, so that a run that ended early counts fairly."""
     plain = comparison.runs_of(PLAIN)
     if not plain:
         return None
-    return _bytes_per_round(plain) / max(_bytes_per_round(runs), 1.0)
+    return _bytes_per_round(plain, sent) / max(_bytes_per_round(runs, sent), 1.0)
 
 
-def _bytes_per_round(runs: list[Run]) -> float:
-    return sum(run.uplink_bytes for run in runs) / sum(len(run.rounds) - 1 for run in runs)
+def _bytes_per_round(runs: list[Run], sent: Callable[[Run], int]) -> float:
+    return sum(map(sent, runs)) / sum(len(run.rounds) - 1 for run in runs)
 
 
 def _mean_of_all(values: Iterable[float | None]) -> float | None:

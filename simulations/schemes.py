@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from flwr_co3 import CO3Config, RateLimit
+from flwr_co3.schemes import make_scheme as make_other_scheme
+from flwr_co3.schemes import scheme_class, scheme_names
 from simulations.choices import Value, look_up, parse_choice, parse_value
 from simulations.outer_products import parse_outer_products
 
@@ -31,7 +33,10 @@ _SCHEMES: dict[str, tuple[str, dict[str, Value]]] = {
 }
 
 _RATE = tuple(field.name for field in dataclasses.fields(RateLimit))
-_OVERRIDES = ("format", "coder", "scale", "memory-decay", "rounding", "reconstruction", "bits-per-parameter")
+_OVERRIDES = (
+    *("format", "coder", "scale", "memory-decay", "rounding", "reconstruction", "bits-per-parameter"),
+    *("downlink-bits", "downlink-whole"),
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ class Scheme:
         As it stands in pictures and tables.
     config : CO3Config or None
         None: weights travel as they are.
+    downlink, whole : CO3Config or None
+        How the server compresses what changed, and the whole model; see :class:`flwr_co3.CO3Strategy`.
     outer_products : str or None
         The clients' weight gradients, as in the settings; None: as the settings say.
     uplink_seconds : float or None
@@ -55,6 +62,8 @@ class Scheme:
     name: str
     label: str
     config: CO3Config | None
+    downlink: CO3Config | None = None
+    whole: CO3Config | None = None
     outer_products: str | None = None
     uplink_seconds: float | None = None
 
@@ -65,11 +74,13 @@ def make_scheme(text: str, overrides: Mapping[str, Any] | None = None) -> Scheme
     Parameters
     ----------
     text : str
-        A name, and settings that replace the scheme's own: the fields of :class:`flwr_co3.CO3Config`, and
+        A name, of those above or of `flwr_co3.schemes.scheme_names`, and settings that replace the scheme's own: its
+        options (``qsgd:levels=16``), the fields of :class:`flwr_co3.CO3Config`, and
         those of :class:`flwr_co3.RateLimit` (``bits_per_parameter=0.1``) for its rate. Several patterns for
         ``exact`` are separated by ``|``, and so are the settings of ``outer_products=topk|k=8|memory_decay=1``,
         which replaces the one that the settings have for all schemes. ``uplink_seconds=2`` gives each client the
-        budget that its link carries in that time.
+        budget that its link carries in that time. ``downlink_bits=0.1`` limits the server's frames as well, and
+        ``downlink_whole=fp8`` is the format of the whole model with which each client starts.
     overrides : Mapping, optional
         Settings by key of the run config; an empty one leaves what the scheme says.
 
@@ -89,11 +100,12 @@ def make_scheme(text: str, overrides: Mapping[str, Any] | None = None) -> Scheme
                 f"The scheme {PLAIN!r} sends weights as they are and has no setting {next(iter(options))!r}. "
                 "Choose the scheme co3 to compress."
             )
-        return Scheme(text, _label("FedAvg (float32)", choice.options), None, products)
-    label, own = look_up({PLAIN: ("", {}), **_SCHEMES}, choice.name, "scheme")
-    return Scheme(
-        text, _label(label, {**choice.options, **changed}), _config({**own, **options}, text), products, seconds
-    )
+        return Scheme(text, _label("FedAvg (float32)", choice.options), None, outer_products=products)
+    others: dict[str, tuple[str, dict[str, Value]]] = {name: (name, {"scheme": name}) for name in scheme_names()}
+    label, own = look_up({PLAIN: ("", {}), **_SCHEMES, **others}, choice.name, "scheme")
+    downlink, whole = _downlink(options, text)
+    label = _label(label, {**choice.options, **changed})
+    return Scheme(text, label, _config({**own, **options}, text), downlink, whole, products, seconds)
 
 
 def make_schemes(texts: list[str]) -> list[Scheme]:
@@ -155,18 +167,34 @@ def _label(label: str, options: Mapping[str, Value]) -> str:
     return f"{label}, {settings}" if settings else label
 
 
+def _downlink(options: dict[str, Value], text: str) -> tuple[CO3Config | None, CO3Config | None]:
+    """Take the settings of the downlink out of ``options``: how changes are compressed, and the whole model."""
+    bits, number_format = options.pop("downlink_bits", None), options.pop("downlink_whole", None)
+    if bits is None:
+        if number_format is not None:
+            raise ValueError(f"The scheme {text!r} has downlink_whole, and no downlink_bits: give both.")
+        return None, None
+    whole = None if number_format is None else _config({"format": number_format}, text)
+    return _config({"bits_per_parameter": bits}, text), whole
+
+
 def _config(options: dict[str, Value], text: str) -> CO3Config:
     fields = [field.name for field in dataclasses.fields(CO3Config) if field.name != "rate"]
+    other = str(options.get("scheme", "co3"))
+    own = [] if other == "co3" else [field.name for field in dataclasses.fields(scheme_class(other))]
     rate: dict[str, Any] = {key: value for key, value in options.items() if key in _RATE}
     rest: dict[str, Any] = {key: value for key, value in options.items() if key not in _RATE}
-    unknown = [key for key in rest if key not in fields]
+    unknown = [key for key in rest if key not in fields and key not in own]
     if unknown:
         raise ValueError(
-            f"The scheme {text!r} has no setting {unknown[0]!r}; settings: {', '.join([*fields, *_RATE])}."
+            f"The scheme {text!r} has no setting {unknown[0]!r}; settings: {', '.join([*own, *fields, *_RATE])}."
         )
     if "exact" in rest:
         rest["exact"] = tuple(str(rest["exact"]).split("|"))
     try:
+        if other != "co3":
+            chosen = {key: rest.pop(key) for key in own if key in rest}
+            rest["scheme"] = make_other_scheme(other, **chosen)
         return CO3Config(**rest, rate=RateLimit(**rate) if rate else None)
     except (TypeError, ValueError) as error:
         raise ValueError(f"The scheme {text!r} cannot be used: {error}") from error

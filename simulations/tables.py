@@ -1,5 +1,7 @@
 """The rate-accuracy table, for the terminal."""
 
+from collections.abc import Callable
+
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -7,27 +9,35 @@ from simulations.results import Comparison, Summary
 from simulations.schemes import PLAIN
 from simulations.units import as_bits, as_bytes, as_ratio, as_seconds
 
+_DOWNLINK_SAVES = 0.9  # of the largest: settings and the like make downlinks differ a little
+
 
 def terminal_table(comparison: Comparison) -> Table:
-    """Make the table: a row for each scheme, in the comparison's order."""
+    """Make the table: a row for each scheme, in the comparison's order; both ways where a downlink is compressed."""
     table = Table(caption=caption(comparison), caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("Scheme")  # in a narrow terminal the labels wrap, and no number is cut
-    for heading in ("Accuracy", "Bits per\nparameter", "A client's\nmessage", "Sent\nin all", "Less than\nFedAvg"):
+    rows = comparison.summaries()
+    columns = _BOTH_WAYS if with_downlink(rows) else _UPLINK
+    for heading in columns:
         table.add_column(heading, justify="right", no_wrap=True)
     timed = comparison.settings.links != ""
     if timed:
         table.add_column("Time to\ntarget", justify="right", no_wrap=True)
-    for row in comparison.summaries():
-        table.add_row(
-            row.label,
-            accuracy(row),
-            as_bits(row.bits_per_parameter),
-            as_bytes(row.uplink_bytes_per_message),
-            as_bytes(row.uplink_bytes),
-            "–" if row.ratio is None else as_ratio(row.ratio),
-            *([time_to_target(comparison, row)] if timed else []),
-        )
+    for row in rows:
+        time = [time_to_target(comparison, row)] if timed else []
+        table.add_row(row.label, *(cell(row) for cell in columns.values()), *time)
     return table
+
+
+def with_downlink(rows: list[Summary]) -> bool:
+    """Say whether one of the schemes compresses what the server sends."""
+    sent = [row.downlink_bytes for row in rows]
+    return min(sent, default=0.0) < _DOWNLINK_SAVES * max(sent, default=0.0)
+
+
+def less(ratio: float | None) -> str:
+    """Write how many times less than FedAvg was sent."""
+    return "–" if ratio is None else as_ratio(ratio)
 
 
 def accuracy(row: Summary) -> str:
@@ -55,3 +65,19 @@ def caption(comparison: Comparison) -> str:
             f" Time: simulated, until {100 * comparison.target_accuracy:.1f} % was first reached (× less than FedAvg)."
         )
     return text
+
+
+_UPLINK: dict[str, Callable[[Summary], str]] = {
+    "Accuracy": accuracy,
+    "Bits per\nparameter": lambda row: as_bits(row.bits_per_parameter),
+    "A client's\nmessage": lambda row: as_bytes(row.uplink_bytes_per_message),
+    "Sent\nin all": lambda row: as_bytes(row.uplink_bytes),
+    "Less than\nFedAvg": lambda row: less(row.ratio),
+}
+_BOTH_WAYS: dict[str, Callable[[Summary], str]] = {
+    "Accuracy": accuracy,
+    "Bits per\nparameter": lambda row: as_bits(row.bits_per_parameter),
+    "Uplink\nin all": lambda row: as_bytes(row.uplink_bytes),
+    "Downlink\nin all": lambda row: as_bytes(row.downlink_bytes),
+    "Less than\nFedAvg": lambda row: less(row.both_ratio),
+}

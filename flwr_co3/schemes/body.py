@@ -18,6 +18,8 @@ from flwr_co3.wire import Reader, Writer
 #: Vectors whose largest magnitude lies within these are coded as they are; others in units of a power of two.
 _PLAIN = 2.0**-60, 2.0**60
 _MAX_EXPONENT = 1100
+# How many levels a frame may have.
+_LEVELS_PER_ENTRY, _SPARE_LEVELS = 4, 4096
 
 
 class Message(NamedTuple):
@@ -83,10 +85,20 @@ class Body:
         if not np.isfinite(self._numbers).all():
             raise FrameError("The frame has numbers that are not finite.")
         self.sizes = list(sizes)
-        self._lengths = self.scheme.lengths(self.sizes)
+        self._lengths = self._checked_lengths()
         self._models: list[Model] = read_models(head, self._lengths)
         head.finish()
         self._coded = coded
+
+    def _checked_lengths(self) -> list[int]:
+        """How many levels there are: not many more than entries, whatever the numbers say."""
+        try:
+            lengths = self.scheme.lengths(self.sizes, self._numbers)
+        except Exception as error:  # the scheme may be anyone's, and the numbers too
+            raise FrameError(f"The scheme {self.scheme.name} can't read the frame's numbers: {error!r}.") from error
+        if min(lengths, default=0) < 0 or sum(lengths) > _LEVELS_PER_ENTRY * sum(self.sizes) + _SPARE_LEVELS:
+            raise FrameError(f"The frame claims {sum(lengths)} levels for {sum(self.sizes)} entries.")
+        return lengths
 
     def parts(self) -> Parts:
         """Decode the levels."""

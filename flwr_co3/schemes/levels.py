@@ -52,6 +52,13 @@ def write_levels(levels: Sequence[Integers]) -> Coded:
     )  # fmt: skip
 
 
+def ideal_bits(levels: Integers) -> float:
+    """Bits of an ideal coder that knows how often each token occurs, with the low bits."""
+    tokens, _, widths = _tokens(levels)
+    counts = np.unique(tokens, return_counts=True)[1]
+    return float(-np.sum(counts * np.log2(counts / max(levels.size, 1)))) + float(widths.sum())
+
+
 def read_models(reader: Reader, lengths: Sequence[int]) -> list[Model]:
     """Read how sequences of these lengths are coded."""
     return [

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from flwr_co3.schemes.scheme import Floats, Parts, Scheme, join, split
+from flwr_co3.schemes.scheme import Float32s, Floats, Parts, Scheme, join, split
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,6 @@ class NoCompression(Scheme):
         """See `Scheme`."""
         return split(parts.exactly(sum(sizes)).astype(np.float64), sizes)
 
-    def lengths(self, sizes: Sequence[int]) -> list[int]:
+    def lengths(self, sizes: Sequence[int], numbers: Float32s) -> list[int]:
         """There are no levels."""
         return []

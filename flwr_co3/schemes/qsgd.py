@@ -35,7 +35,7 @@ class QSGD(TensorScheme):
         check_number(self, "levels", 1, 1 << 20)
 
     @property
-    def knob(self) -> Knob:
+    def knob(self) -> Knob | None:
         """See `Scheme`."""
         return Knob("levels", 1, 1 << 20)
 

@@ -15,8 +15,26 @@ GROUP = "flwr_co3.schemes"
 
 _OWN = {
     "none": "none:NoCompression",
+    "cast": "cast:Cast",
+    "uniform": "uniform:Uniform",
     "qsgd": "qsgd:QSGD",
+    "adaquantfl": "adaquantfl:AdaQuantFL",
+    "terngrad": "terngrad:TernGrad",
+    "sign": "sign:Sign",
+    "bingrad_b": "bingrad:BinGradB",
+    "orq": "orq:ORQ",
+    "tinyscript": "tinyscript:TinyScript",
     "topk": "topk:TopK",
+    "ef21": "ef21:EF21",
+    "m22": "m22:M22",
+    "onebit": "m22:OneBit",
+    "lruvq": "lruvq:LRUVQ",
+    "eden": "eden:Eden",
+    "drive": "eden:Drive",
+    "countsketch": "countsketch:CountSketch",
+    "homomorphic": "homomorphic:Homomorphic",
+    "sz3": "sz3:SZ3",
+    "nncodec": "nncodec:NNCodec",
 }
 
 

@@ -7,12 +7,15 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from flwr_co3.errors import FrameError
+
+if TYPE_CHECKING:
+    from flwr_co3.schemes.server import ServerSide
 
 Floats = npt.NDArray[np.float64]
 Float32s = npt.NDArray[np.float32]
@@ -122,13 +125,20 @@ class Scheme(ABC):
             The vectors.
         """
 
-    def lengths(self, sizes: Sequence[int]) -> list[int]:
-        """Lengths of the sequences of levels; a level for each entry unless a scheme says otherwise."""
+    def lengths(self, sizes: Sequence[int], numbers: Float32s) -> list[int]:
+        """Lengths of the sequences of levels, the numbers being known; a level for each entry unless overridden.
+
+        The numbers came over the network, and nothing is certain about them but that they are finite.
+        """
         return list(sizes)
 
     @property
     def knob(self) -> Knob | None:
         """What a budget may turn; None if there is nothing, and an update that does not fit is not sent."""
+        return None
+
+    def server(self) -> ServerSide | None:
+        """Return what the server must remember from round to round, made anew; None if it is nothing."""
         return None
 
 

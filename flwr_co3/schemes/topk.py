@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from flwr_co3.schemes.scheme import Floats, Knob, Parts, Scheme, check_number, join, split
+from flwr_co3.schemes.scheme import Float32s, Floats, Knob, Parts, Scheme, check_number, join, split
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class TopK(Scheme):
         v[kept] = parts.exactly(kept.size)
         return split(v, sizes)
 
-    def lengths(self, sizes: Sequence[int]) -> list[int]:
+    def lengths(self, sizes: Sequence[int], numbers: Float32s) -> list[int]:
         """One sequence: which entries were kept."""
         return [sum(sizes)]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import budgets, codec, flower, goals, memory, peers, regressions, size, startup, tensors
+from benchmarks import budgets, codec, flower, goals, memory, peers, regressions, server_memory, size, startup, tensors
 from benchmarks.output import Form, Row
 
 SMALL = 5_000
@@ -145,6 +145,20 @@ def test_what_is_measured_for_the_baseline_is_positive_and_can_be_measured_in_pa
 
     assert list(speeds) == ["one tensor, fp4: encode, of memcpy", "one tensor, fp4: decode, of memcpy"]
     assert all(speed > 0 for speed in speeds.values())
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux only")
+def test_server_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    server_memory.main(1_000_000, "3,9", "0.1 bit", "FedAvg;FedMedian", Form.JSON)
+
+    found = rows(capsys)
+    assert [(row["strategy"], row["replies"]) for row in found] == [
+        (name, replies) for name in ("FedAvg", "FedMedian") for replies in (3, 9)
+    ]
+    for row in found:
+        assert_positive(row)
+    with pytest.raises(ValueError, match="There is no strategy 'FedSGD'"):
+        server_memory.main(1_000_000, "3", "0.1 bit", "FedSGD", Form.JSON)
 
 
 def test_budgets(capsys: pytest.CaptureFixture[str]) -> None:

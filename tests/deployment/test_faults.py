@@ -14,10 +14,11 @@ from tests.deployment.starting import start
 
 pytestmark = [pytest.mark.deployment, pytest.mark.timeout(900)]
 
-NODES, ROUNDS = 5, 4
-DECAYS = {"seed-0": 1.0, "seed-1": 0.9, "seed-2": 0.5, "seed-3": 1.0}  # by run; one schedule for each run and node
+NODES, ROUNDS = 10, 4  # a SuperNode does one message at a time, and waits a minute for a ClientApp that was killed
+# By run; one schedule for each run and node. The seeds are such that each fault happens in the first round already.
+DECAYS = {"seed-381": 1.0, "seed-382": 0.5}
 KILLED = 0  # the SuperNode that is
-RESTARTED = "seed-0"  # the run whose ServerApp is killed
+RESTARTED = "seed-381"  # the run whose ServerApp is killed
 COMMON: dict[str, str | float] = {"rounds": ROUNDS, "bits": 1.0, "timeout": 30}  # seconds: what is later is too late
 
 
@@ -34,7 +35,7 @@ def test_no_update_is_lost_or_counted_twice_in_twenty_schedules_of_faults(tmp_pa
         folder = tmp_path / RESTARTED
         until((folder / "server-died").exists, 200, "No ServerApp kills itself")
         nodes[KILLED].process.kill()
-        config = {**COMMON, "faults": "seed-0, resumed", "rounds": ROUNDS - 1, "decay": 1.0, "resume": True}
+        config = {**COMMON, "faults": "seed-381, resumed", "rounds": ROUNDS - 1, "decay": 1.0, "resume": True}
         resumed, _ = start(federation, "message", RESTARTED, config)
         nodes[KILLED].restart()
 

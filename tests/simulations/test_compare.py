@@ -38,6 +38,28 @@ def test_a_comparison_from_start_to_report(tmp_path: Path) -> None:
     assert all(thread is threading.main_thread() or thread.daemon for thread in threading.enumerate())
 
 
+def test_memories_are_on_disk_while_clients_train_and_gone_in_the_end(tmp_path: Path) -> None:
+    schemes = make_schemes(["co3:bits_per_parameter=0.5,downlink_bits=0.5,downlink_whole=fp8"])
+    folder = tmp_path / "disk"
+    plan = Plan(Settings(rounds=2), schemes, seeds=[0], clients=2, store=folder)
+    seen: set[str] = set()
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.wait(0.02):
+            seen.update(path.name for path in folder.glob("*/co3-*.npz"))
+
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
+    found = compare(plan, tmp_path / "out", Console(quiet=True))
+    done.set()
+    looking.join()
+
+    assert found.problem == "" and [result.failures for result in found.runs[0].rounds] == [0, 0, 0]
+    assert len(seen) == 4  # each client's memory, and the model that it holds
+    assert list(folder.iterdir()) == []
+
+
 def test_an_interruption_leaves_what_was_found(tmp_path: Path) -> None:
     plan = Plan(Settings(rounds=500), make_schemes(["fedavg", "co3-fp4"]), seeds=[0], clients=2)
 

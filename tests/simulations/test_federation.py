@@ -62,6 +62,16 @@ def test_co3_sends_less_and_gives_its_own_account() -> None:
     assert rounds[2].memory_norm is not None and rounds[2].memory_norm > 0
 
 
+def test_the_downlink_is_counted_and_compressed() -> None:
+    scheme = make_scheme("co3:bits_per_parameter=0.5,downlink_bits=0.5,downlink_whole=fp8")
+    rounds = federate(Clients(3).grid(), SETTINGS, scheme)
+
+    parameters = 38_282
+    assert 3 * parameters / 2 < rounds[1].downlink_bytes < 3 * parameters  # the whole model in at most 8 bits
+    assert 3 * parameters / 32 < rounds[2].downlink_bytes < 3 * parameters / 12  # half a bit, and the settings
+    assert rounds[2].failures == 0 and rounds[2].loss < rounds[0].loss
+
+
 def test_a_run_can_be_repeated_exactly_whatever_the_nodes_are_called() -> None:
     settings = dataclasses.replace(SETTINGS, fraction_train=0.5)
     clients = Clients(4)

@@ -119,6 +119,16 @@ def test_the_terminal_shows_a_row_for_each_scheme(comparison: Comparison) -> Non
     assert table.row_count == 2 and len(table.columns) == 6
 
 
+def test_where_a_downlink_is_compressed_the_terminal_shows_both_ways(comparison: Comparison) -> None:
+    for run in comparison.runs_of("co3-fp4"):
+        run.rounds = [dataclasses.replace(each, downlink_bytes=each.downlink_bytes // 4) for each in run.rounds]
+    console = Console(width=80, file=io.StringIO(), record=True)
+    console.print(terminal_table(comparison))
+    shown = console.export_text()
+
+    assert "Downlink" in shown and "12.8×" in shown.replace(" ", "") and "…" not in shown
+
+
 def test_no_number_is_cut_in_a_narrow_terminal(comparison: Comparison) -> None:
     comparison.labels = {name: f"{label}, with quite some settings" for name, label in comparison.labels.items()}
     console = Console(width=80, file=io.StringIO(), record=True)

@@ -34,6 +34,7 @@ def test_a_summary_is_the_mean_over_seeds_of_the_last_rounds(comparison: Compari
     assert plain.spread == pytest.approx(0.01 / 2**0.5)
     assert plain.uplink_bytes == 12_000 and plain.uplink_bytes_per_message == 1000
     assert plain.ratio == 1.0 and paper.ratio == 8.0
+    assert plain.downlink_bytes == 12_000 and plain.both_ratio == 1.0 and paper.both_ratio == 8.0
     assert plain.nmse is None and paper.nmse == pytest.approx(0.1)
 
 

@@ -1,6 +1,8 @@
 import pytest
 
 from flwr_co3 import CO3Config, RateLimit
+from flwr_co3.schemes import make_scheme as make_other_scheme
+from flwr_co3.schemes import scheme_names
 from simulations.schemes import DEFAULT_SCHEMES, make_scheme, make_schemes
 
 
@@ -27,6 +29,16 @@ def test_a_budget_becomes_the_rate() -> None:
     assert scheme.config is not None and scheme.config.rate == RateLimit(bits_per_parameter=0.1)
 
 
+def test_a_downlink_has_a_budget_and_perhaps_a_format_for_the_whole_model() -> None:
+    scheme = make_scheme("co3:bits_per_parameter=0.2,downlink_bits=0.1,downlink_whole=fp8")
+
+    assert scheme.config == CO3Config(rate=RateLimit(bits_per_parameter=0.2))
+    assert scheme.downlink == CO3Config(rate=RateLimit(bits_per_parameter=0.1))
+    assert scheme.whole == CO3Config(format="fp8")
+    assert make_scheme("co3", {"downlink-bits": 0.2}).downlink == CO3Config(rate=RateLimit(bits_per_parameter=0.2))
+    assert make_scheme("co3").downlink is None
+
+
 @pytest.mark.parametrize("name", ["fedavg", "co3-fp4"])
 def test_a_scheme_may_have_outer_products_of_its_own(name: str) -> None:
     scheme, plain = make_scheme(f"{name}:outer_products=topk|k=8|memory_decay=0.5"), make_scheme(name)
@@ -44,6 +56,17 @@ def test_the_run_config_overrides_what_it_sets() -> None:
     assert "memory decay 0.5" in scheme.label
 
 
+def test_every_other_scheme_can_be_chosen_with_its_options() -> None:
+    config = make_scheme("qsgd:levels=16,memory_decay=0").config
+    assert config == CO3Config(scheme=make_other_scheme("qsgd", levels=16), memory_decay=0)
+    config = make_scheme("topk:bits_per_parameter=0.1").config
+    assert config == CO3Config(scheme=make_other_scheme("topk"), rate=RateLimit(bits_per_parameter=0.1))
+    assert make_scheme("cast:dtype=float16").label == "cast, dtype float16"
+    for name in set(scheme_names()) - {"nncodec"}:
+        config = make_scheme(name).config
+        assert config is not None and config.other_scheme == make_other_scheme(name)
+
+
 def test_default_stands_for_the_default_ones_and_none_comes_twice() -> None:
     names = [scheme.name for scheme in make_schemes(["co3-fp4", "default", "co3-fp4-0.1bit-no-memory"])]
 
@@ -58,9 +81,16 @@ def test_default_stands_for_the_default_ones_and_none_comes_twice() -> None:
         ("fedavg:scale=3", "'fedavg' sends weights as they are and has no setting 'scale'"),
         ("fedavg:outer_products=topk", "don't say how many are computed"),
         ("co3:scales=3", "has no setting 'scales'; settings: format, "),
+        ("qsgd:level=3", "has no setting 'level'; settings: levels, format, "),
+        ("qsgd:levels=0", "cannot be used: The scheme qsgd's levels must be a number within 1 to "),
+        ("qsgd:format=fp8", "cannot be used: CO3Config format is for the scheme co3"),
         ("co3:format=fp99", "The scheme 'co3:format=fp99' cannot be used: "),
         ("co3:memory_decay=2", "The scheme 'co3:memory_decay=2' cannot be used: "),
         ("co3:bits_per_parameter=-1", "cannot be used: "),
+        ("co3:downlink_bits=0", "cannot be used: "),
+        ("co3:downlink_bits=1,downlink_whole=fp99", "cannot be used: "),
+        ("co3:downlink_whole=fp8", "has downlink_whole, and no downlink_bits: give both"),
+        ("fedavg:downlink_bits=1", "has no setting 'downlink_bits'"),
     ],
 )
 def test_what_is_no_scheme_is_refused_with_a_sentence(text: str, message: str) -> None:

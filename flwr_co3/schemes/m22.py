@@ -1,0 +1,101 @@
+"""M22 and its one-bit relative: top-k, and levels for a distortion that weights large entries more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from flwr_co3.errors import FrameError
+from flwr_co3.gennorm import GenNorm
+from flwr_co3.schemes.lloyd import Density, lloyd_levels, weibull_fit
+from flwr_co3.schemes.scheme import Floats, Knob, Parts, Scheme, check_choice, check_number, join, split
+from flwr_co3.schemes.tinyscript import nearest, signed
+from flwr_co3.schemes.topk import largest
+
+
+@dataclass(frozen=True)
+class M22(Scheme):
+    """The largest entries of the update, each tensor's by ``2^bits`` levels that minimise ``E |v|^M (v - q)^2``.
+
+    The density is fitted to a tensor's kept entries, and Lloyd's centroids are ``INT |x|^M x p / INT |x|^M p``.
+
+    Parameters
+    ----------
+    share : float (default: 0.02)
+        Entries kept, of the whole update.
+    bits : int (default: 2)
+        R, 1 to 7.
+    weight : float (default: 2.0)
+        M: 0 is the squared error.
+    model : str (default: "gennorm")
+        What is fitted: "gennorm", or "dweibull", the double Weibull.
+    """
+
+    name: ClassVar = "m22"
+    source: ClassVar = "Liu, Rini, Salehkalaibar and Chen, arXiv 2301.09269, section III"
+
+    share: float = 0.02
+    bits: int = 2
+    weight: float = 2.0
+    model: str = "gennorm"
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        check_number(self, "share", 1e-9, 1)
+        check_number(self, "bits", 1, 7, whole=True)
+        check_number(self, "weight", 0, 10)
+        check_choice(self, "model", ("gennorm", "dweibull"))
+
+    @property
+    def knob(self) -> Knob:
+        """See `Scheme`."""
+        return Knob("share", 1e-9, 1)
+
+    def encode(self, vectors: Sequence[Floats], rng: np.random.Generator, feedback: bool) -> Parts:
+        """See `Scheme`. A tensor's numbers are the magnitudes of its levels; where nothing is kept, it has none."""
+        v = join(vectors)
+        kept = np.zeros(v.size)
+        positions = largest(v, self.share)
+        kept[positions] = v[positions]
+        levels, numbers = [], [np.empty(0)]
+        for vector in split(kept, [vector.size for vector in vectors]):
+            some = vector[vector != 0]
+            magnitudes = lloyd_levels(self._density(some), 1 << (self.bits - 1)) if some.size else np.empty(0)
+            levels.append(nearest(vector, magnitudes) if some.size else np.zeros(vector.size, np.int8))
+            numbers.append(magnitudes)
+        return Parts(levels, np.concatenate(numbers).astype(np.float32), bytes([1 << (self.bits - 1)]))
+
+    def decode(self, parts: Parts, sizes: Sequence[int]) -> Iterator[Floats]:
+        """See `Scheme`."""
+        used = [bool(levels.any()) for levels in parts.levels]
+        count = parts.raw[0]
+        rows = iter(parts.exactly(count * sum(used), 1).astype(np.float64).reshape(-1, count) if count else ())
+        for levels, some in zip(parts.levels, used, strict=True):
+            yield signed(levels, next(rows) if some else np.empty(0))
+        if next(rows, None) is not None:
+            raise FrameError("The frame has levels of more tensors than it holds.")
+
+    def _density(self, kept: Floats) -> Density:
+        if self.model == "dweibull":
+            return Density("weibull", *weibull_fit(np.abs(kept)), self.weight)
+        fit = GenNorm.fit(kept)
+        return Density("gennorm", fit.shape, fit.scale, self.weight)
+
+
+@dataclass(frozen=True)
+class OneBit(M22):
+    """M22 with one bit for each entry that is kept: R = 1."""
+
+    name: ClassVar = "onebit"
+    source: ClassVar = "Salehkalaibar and Rini, arXiv 2202.02812"
+
+    bits: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        if self.bits != 1:
+            raise ValueError(f"The scheme onebit has one bit for each entry that is kept, not {self.bits}: take m22.")

@@ -1,0 +1,75 @@
+"""Trellis-coded quantisation with two shifted quantisers, as dependent quantisation has it.
+
+In states 0 and 1 the index k stands for ``2 k``, in states 2 and 3 for ``2 k - sgn(k)``; the parity of k leads to the
+next state. All values of a path lie on the integers, twice as dense as either quantiser, so that a search for the best
+path (Viterbi) finds points of a lattice in many dimensions. Blocks begin in state 0 each, and are searched side by
+side.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from flwr_co3.schemes.scheme import Floats, Integers
+
+_BLOCK = 256
+_NEXT = np.array([[0, 2], [2, 0], [1, 3], [3, 1]])  # by state and parity
+# The two (state, parity) that lead to each state.
+_FROM = np.array([[(s, p) for s in range(4) for p in range(2) if _NEXT[s, p] == state] for state in range(4)])
+
+
+def quantize(x: Floats) -> Integers:
+    """Indices of the path that lies nearest to x, shape (n,), in units of the union's step."""
+    n = x.size
+    blocks = max(-(-n // _BLOCK), 1)
+    padded = np.zeros(blocks * _BLOCK)
+    padded[:n] = x
+    steps = padded.reshape(blocks, _BLOCK).T  # one row for each step of all blocks
+    used = (np.arange(blocks * _BLOCK) < n).reshape(blocks, _BLOCK).T
+    indices, errors = _candidates(steps)  # shape (2 quantisers, 2 parities, steps, blocks)
+    errors *= used
+    cost = np.full((4, blocks), np.inf)
+    cost[0] = 0
+    came: npt.NDArray[np.bool_] = np.empty((_BLOCK, 4, blocks), np.bool_)
+    for t in range(_BLOCK):
+        first, second = (cost[_FROM[:, k, 0]] + errors[_FROM[:, k, 0] // 2, _FROM[:, k, 1], t] for k in range(2))
+        came[t] = second < first
+        cost = np.minimum(first, second)
+    state = np.argmin(cost, axis=0)
+    found = np.empty((_BLOCK, blocks), np.int64)
+    column = np.arange(blocks)
+    for t in range(_BLOCK - 1, -1, -1):
+        before = _FROM[state, came[t, state, column].astype(np.intp)]
+        state = before[:, 0]
+        found[t] = indices[state // 2, before[:, 1], t, column]
+    return found.T.reshape(-1)[:n]
+
+
+def dequantize(indices: Integers) -> Floats:
+    """What indices stand for, in units of the union's step."""
+    n = indices.size
+    blocks = max(-(-n // _BLOCK), 1)
+    padded = np.zeros(blocks * _BLOCK, np.int64)
+    padded[:n] = indices
+    steps = padded.reshape(blocks, _BLOCK).T
+    states = np.empty(steps.shape, np.int64)
+    state = np.zeros(blocks, np.int64)
+    for t in range(_BLOCK):
+        states[t] = state
+        state = _NEXT[state, steps[t] & 1]
+    values: Floats = (2.0 * steps - np.sign(steps) * (states >= 2)).T.reshape(-1)[:n]
+    return values
+
+
+def _candidates(x: Floats) -> tuple[Integers, Floats]:
+    """For each quantiser and parity the nearest index, and its squared error."""
+    a = np.abs(x)
+    magnitudes = np.empty((2, 2, *x.shape), np.int64)
+    magnitudes[0, 0] = 2 * np.rint(a / 4)
+    magnitudes[0, 1] = 2 * np.maximum(np.rint((a - 2) / 4), 0) + 1
+    magnitudes[1, 0] = np.where(a < 1.5, 0, 2 * np.maximum(np.rint((a - 3) / 4), 0) + 2)
+    magnitudes[1, 1] = 2 * np.maximum(np.rint((a - 1) / 4), 0) + 1
+    values = 2.0 * magnitudes
+    values[1] -= magnitudes[1] > 0
+    return np.where(x < 0, -magnitudes, magnitudes), np.square(values - a)
