@@ -36,7 +36,7 @@ def compare(
         ),
     ] = "default",
     task: Annotated[
-        str, typer.Option(help=f"{', '.join(PRESETS)}: what the settings below are unless they are given.")
+        str, typer.Option(help=f"{', '.join(PRESETS)}: what settings below are unless given; or your own Python file.")
     ] = "digits",
     dataset: Annotated[
         str | None, typer.Option(help="digits, a local folder, or the name of an image data set on the Hub.")
@@ -194,25 +194,35 @@ def distributions(
 
 
 @app.command()
-def report(folders: Annotated[list[Path], typer.Argument(help="Folders of earlier comparisons.")]) -> None:
-    """Make tables, figures and report.html again from results.json."""
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of earlier comparisons.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the report.", show_default="the comparison's own, for one")
+    ] = None,
+) -> None:
+    """Make tables, figures and report.html again from results.json; of several comparisons on one task, one report."""
+    from simulations.joining import join
     from simulations.results import Comparison
 
-    for folder in folders:
-        if trouble := _finish(Comparison.load(folder), folder):
-            _console.print(f"The comparison is incomplete. {trouble}")
+    if len(folders) > 1 and out is None:
+        raise ValueError("Several comparisons make one report, and it needs a folder: give --out.")
+    found = [Comparison.load(folder) for folder in folders]
+    if trouble := _finish(found[0] if len(found) == 1 else join(found), out or folders[0]):
+        _console.print(f"The comparison is incomplete. {trouble}")
 
 
 def _finish(comparison: "Comparison", folder: Path) -> str:
     """Show the table and write the report of what there is; return why that isn't everything, if it isn't."""
     from simulations.report import write_report
     from simulations.results import problems
+    from simulations.table_files import write_tables
     from simulations.tables import terminal_table
 
     trouble = " ".join(problems(comparison))
     if not comparison.summaries():
         raise RuntimeError(f"There is nothing to report. {trouble} Flower's log is in {folder}.")
     page = write_report(comparison, folder)
+    write_tables(comparison, folder)
     _console.print(terminal_table(comparison))
     _console.print(f"Report: {page}", highlight=False, soft_wrap=True)
     return trouble
