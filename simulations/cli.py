@@ -1,5 +1,6 @@
 """The commands of ``python -m simulations``."""
 
+import dataclasses
 import shlex
 import sys
 from pathlib import Path
@@ -35,7 +36,7 @@ def compare(
         ),
     ] = "default",
     task: Annotated[
-        str, typer.Option(help=f"{', '.join(PRESETS)}: what the settings below are unless they are given.")
+        str, typer.Option(help=f"{', '.join(PRESETS)}: what settings below are unless given; or your own Python file.")
     ] = "digits",
     dataset: Annotated[
         str | None, typer.Option(help="digits, a local folder, or the name of an image data set on the Hub.")
@@ -151,6 +152,9 @@ def compare(
 @app.command()
 def aop(
     dataset: Annotated[str, typer.Option(help="MNIST: a local folder, or its name on the Hub.")] = "ylecun/mnist",
+    rows: Annotated[
+        str, typer.Option(help='Rows of the table, such as "exact; topk, memory; topk".', show_default="all")
+    ] = "",
     runs: Annotated[int, typer.Option(help="Runs of each entry, with the seeds 0, 1, ...")] = 10,
     epochs: Annotated[int, typer.Option(help="Epochs of a run.")] = 30,
     once: Annotated[
@@ -161,29 +165,64 @@ def aop(
     """Train the MNIST table of Mem-AOP-GD (arXiv:2110.09164) again, and show it beside the published one."""
     from simulations.aop import reproduce
 
-    _console.print(reproduce(dataset, runs=runs, epochs=epochs, twice=not once, parallel=parallel))
+    _console.print(reproduce(dataset, rows=rows, runs=runs, epochs=epochs, twice=not once, parallel=parallel))
 
 
 @app.command()
-def report(folders: Annotated[list[Path], typer.Argument(help="Folders of earlier comparisons.")]) -> None:
-    """Make tables, figures and report.html again from results.json."""
+def distributions(
+    cifar10: Annotated[str, typer.Option(help="CIFAR-10: a local folder, or its name on the Hub.")] = "uoft-cs/cifar10",
+    rounds: Annotated[int, typer.Option(help="Rounds of training, at least three.")] = 7,
+    seed: Annotated[int, typer.Option(help="Seed of everything.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder for distributions.csv.")] = Path("results"),
+) -> None:
+    """Ask whether GenNorm is the answer: which distribution fits what clients send, and what that is worth in bits.
+
+    Three networks, of which four clients train each: a CNN on CIFAR-10, a CNN and a ResNet-18 on digits.
+    """
+    from simulations.gennorm_question import ask, tables
+
+    if rounds < 3:
+        raise ValueError(f"{rounds} rounds have no start, middle and end: give at least three.")
+    settings = Settings(rounds=rounds, seed=seed, partitioner="iid")
+    networks = {
+        "CNN, CIFAR-10": (dataclasses.replace(settings, dataset=cifar10, learning_rate=0.02), 20),
+        "CNN, digits": (settings, 4),
+        "ResNet-18, digits": (dataclasses.replace(settings, model="resnet18", learning_rate=0.02), 4),
+    }
+    for table in tables(ask(networks, out)):
+        _console.print(table)
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of earlier comparisons.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the report.", show_default="the comparison's own, for one")
+    ] = None,
+) -> None:
+    """Make tables, figures and report.html again from results.json; of several comparisons on one task, one report."""
+    from simulations.joining import join
     from simulations.results import Comparison
 
-    for folder in folders:
-        if trouble := _finish(Comparison.load(folder), folder):
-            _console.print(f"The comparison is incomplete. {trouble}")
+    if len(folders) > 1 and out is None:
+        raise ValueError("Several comparisons make one report, and it needs a folder: give --out.")
+    found = [Comparison.load(folder) for folder in folders]
+    if trouble := _finish(found[0] if len(found) == 1 else join(found), out or folders[0]):
+        _console.print(f"The comparison is incomplete. {trouble}")
 
 
 def _finish(comparison: "Comparison", folder: Path) -> str:
     """Show the table and write the report of what there is; return why that isn't everything, if it isn't."""
     from simulations.report import write_report
     from simulations.results import problems
+    from simulations.table_files import write_tables
     from simulations.tables import terminal_table
 
     trouble = " ".join(problems(comparison))
     if not comparison.summaries():
         raise RuntimeError(f"There is nothing to report. {trouble} Flower's log is in {folder}.")
     page = write_report(comparison, folder)
+    write_tables(comparison, folder)
     _console.print(terminal_table(comparison))
     _console.print(f"Report: {page}", highlight=False, soft_wrap=True)
     return trouble

@@ -6,6 +6,7 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
+from simulations.own import is_own, own_task
 from simulations.resnet import resnet18
 from simulations.tasks import Shape
 from simulations.vision import torchvision_model
@@ -19,7 +20,8 @@ def make_model(name: str, shape: Shape, *, seed: int) -> nn.Module:
     Parameters
     ----------
     name : str
-        ``cnn``, ``cnn-small``, ``resnet18`` (GroupNorm, small-image stem) or ``torchvision:<name>`` for any of
+        A Python file (see :mod:`simulations.own`), ``cnn``, ``cnn-small``, ``resnet18``
+        (GroupNorm, small-image stem) or ``torchvision:<name>`` for any of
         torchvision's.
     shape : Shape
         The images' shape and the number of classes.
@@ -35,6 +37,8 @@ def make_model(name: str, shape: Shape, *, seed: int) -> nn.Module:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        if is_own(name):
+            return own_task(name).make_model()
         if name == "cnn":
             return small_cnn(shape)
         if name == "cnn-small":

@@ -1,8 +1,10 @@
 """Tasks by name: settings that belong together."""
 
+from pathlib import Path
 from typing import Any
 
 from simulations.choices import look_up
+from simulations.own import is_own
 
 CIFAR10 = "uoft-cs/cifar10"  # its name on the Hugging Face Hub
 
@@ -21,11 +23,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def preset(name: str) -> dict[str, Any]:
-    """Return the settings of a task that differ from the defaults.
+    """Return the settings of a task that differ from the defaults; a Python file is data set and model.
 
     Raises
     ------
     ValueError
         If there is no such task.
     """
+    if is_own(name):
+        return {"dataset": str(Path(name).resolve()), "model": str(Path(name).resolve())}
     return dict(look_up(PRESETS, name, "task"))

@@ -131,6 +131,12 @@ def at_budgets(texts: list[str], bits: list[float]) -> list[str]:
     ]
 
 
+def budget_of(text: str) -> float | None:
+    """Return a scheme's budget in bits per parameter; None if it has none."""
+    bits = parse_choice(text, "scheme").options.get("bits_per_parameter")
+    return float(bits) if bits is not None else None
+
+
 def _has_budget(text: str) -> bool:
     choice = parse_choice(text, "scheme")
     return choice.name == PLAIN or not choice.options.keys().isdisjoint((*_RATE, "uplink_seconds"))

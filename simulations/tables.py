@@ -7,8 +7,10 @@ from rich.table import Table
 
 from simulations.results import Comparison, Summary
 from simulations.schemes import PLAIN
+from simulations.standings import standings
 from simulations.units import as_bits, as_bytes, as_ratio, as_seconds
 
+_MARKS = {"best": "[bold]", "tied": "= ", "": "", "alone": ""}
 _DOWNLINK_SAVES = 0.9  # of the largest: settings and the like make downlinks differ a little
 
 
@@ -23,9 +25,11 @@ def terminal_table(comparison: Comparison) -> Table:
     timed = comparison.settings.links != ""
     if timed:
         table.add_column("Time to\ntarget", justify="right", no_wrap=True)
+    standing = standings(comparison)
     for row in rows:
+        accurate, *others = (cell(row) for cell in columns.values())
         time = [time_to_target(comparison, row)] if timed else []
-        table.add_row(row.label, *(cell(row) for cell in columns.values()), *time)
+        table.add_row(row.label, f"{_MARKS[standing[row.scheme]]}{accurate}", *others, *time)
     return table
 
 
@@ -60,6 +64,8 @@ def caption(comparison: Comparison) -> str:
     seeds = len(comparison.seeds)
     over = f"; mean ± standard deviation over {seeds} seeds" if seeds > 1 else ""
     text = f"Accuracy on the test data: mean of the last fifth of the rounds{over}. Bytes: whole messages."
+    if "best" in standings(comparison).values():
+        text += " Bold: best at its budget; =: not told from it by a paired t-test."
     if comparison.settings.links:
         text += (
             f" Time: simulated, until {100 * comparison.target_accuracy:.1f} % was first reached (× less than FedAvg)."

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image as PILImage
 
+from simulations.own import is_own, own_task
 from simulations.partitioners import make_partitioner
 from simulations.subset import Subset
 
@@ -18,9 +19,9 @@ _VALIDATION_SHARE = 0.1
 
 
 class Examples(NamedTuple):
-    """Images (count, channels, height, width) as bytes 0 .. 255, and their classes (count,)."""
+    """Images (count, channels, height, width) as bytes 0 .. 255, or inputs of a user's own, and classes (count,)."""
 
-    images: NDArray[np.uint8]
+    images: NDArray[Any]
     labels: NDArray[np.int64]
 
 
@@ -72,6 +73,8 @@ def evaluation_examples(dataset: str, subset: Subset = _WHOLE) -> Examples:
     """Return the examples on which the server evaluates: the test split, or what is held out for validation."""
     if subset.validation:
         return _training_examples(dataset, subset)[1]
+    if is_own(dataset):
+        return _some_rows(_own_examples(dataset)[1], subset.test)
     return _read(_some(_splits(dataset).test, subset.test), dataset)
 
 
@@ -111,6 +114,10 @@ def partition_examples(
 @functools.lru_cache(maxsize=4)
 def image_shape(dataset: str) -> Shape:
     """Return the images' shape and the number of classes, read from the test split."""
+    if is_own(dataset):
+        images, labels = _own_examples(dataset)[0]
+        channels, height, width = (1, 1, 1, *images.shape[1:])[-3:]
+        return Shape(channels, height, width, int(labels.max()) + 1)
     split = _splits(dataset).test
     columns = find_columns(split.features, dataset)
     first = _read(split.select([0]), dataset)
@@ -149,11 +156,14 @@ class _Splits(NamedTuple):
 @functools.lru_cache(maxsize=2)
 def _training_examples(dataset: str, subset: Subset) -> tuple[Examples, Examples]:
     """Return what clients train on, and what is held out (nothing, unless it is wanted for validation)."""
-    split = _some(_splits(dataset).train, subset.train)
-    examples = _read(split, dataset)
-    held_out = np.zeros(len(split), bool)
+    if is_own(dataset):
+        examples = _some_rows(_own_examples(dataset)[0], subset.train)
+    else:
+        examples = _read(_some(_splits(dataset).train, subset.train), dataset)
+    count = len(examples.labels)
+    held_out = np.zeros(count, bool)
     if subset.validation:
-        held_out[np.random.default_rng(1).permutation(len(split))[: round(_VALIDATION_SHARE * len(split))]] = True
+        held_out[np.random.default_rng(1).permutation(count)[: round(_VALIDATION_SHARE * count)]] = True
     return (
         Examples(examples.images[~held_out], examples.labels[~held_out]),
         Examples(examples.images[held_out], examples.labels[held_out]),
@@ -176,9 +186,31 @@ def _divided(dataset: str, partitioner: str, seed: int, partitions: int, subset:
 
 def _some(split: datasets.Dataset, count: int) -> datasets.Dataset:
     """Return so many of the examples, the same ones each time; all for 0."""
-    if count > len(split):
-        raise ValueError(f"The data set has {len(split)} examples in a split of which {count} are to be used.")
-    return split.select(np.random.default_rng(0).permutation(len(split))[:count]) if count else split
+    return split.select(_drawn(len(split), count)) if count else split
+
+
+def _some_rows(examples: Examples, count: int) -> Examples:
+    rows = _drawn(len(examples.labels), count)
+    return Examples(examples.images[rows], examples.labels[rows]) if count else examples
+
+
+def _drawn(there: int, count: int) -> NDArray[np.int64]:
+    if count > there:
+        raise ValueError(f"The data set has {there} examples in a split of which {count} are to be used.")
+    return np.random.default_rng(0).permutation(there)[:count]
+
+
+@functools.lru_cache(maxsize=2)
+def _own_examples(path: str) -> tuple[Examples, Examples]:
+    """Return what a file of the user's own has for training and for test."""
+    train, test = (Examples(np.asarray(x), np.asarray(y, np.int64)) for x, y in own_task(path).make_data())
+    for examples in (train, test):
+        if len(examples.images) != len(examples.labels) or not len(examples.labels):
+            raise ValueError(
+                f"The data of {path!r} have {len(examples.images)} inputs and {len(examples.labels)} labels in a part: "
+                "make_data() must return as many of both, for training and for test."
+            )
+    return train, test
 
 
 @functools.lru_cache(maxsize=4)

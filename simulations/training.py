@@ -4,9 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
+from simulations.own import cross_entropy, is_own, own_task
 from simulations.settings import Settings
 from simulations.tasks import Examples
 
@@ -56,19 +58,32 @@ def train(
     images, labels = _on(target, examples)
     received = [parameter.detach().clone() for parameter in model.parameters()] if proximal_mu else []
     optimizer = _make_optimizer(model, settings)
+    training_step = own_task(settings.model).training_step if is_own(settings.model) else cross_entropy
     total = torch.zeros((), device=target)
     for _ in range(settings.local_epochs):
         total.zero_()
         order = torch.from_numpy(rng.permutation(len(labels))).to(target)
         for batch in torch.split(order, settings.batch_size):
             optimizer.zero_grad(set_to_none=True)
-            loss = functional.cross_entropy(model(_as_input(images[batch])), labels[batch])
+            loss = training_step(model, _as_input(images[batch]), labels[batch])
             total += loss.detach() * len(batch)
             for parameter, start in zip(model.parameters(), received, strict=bool(received)):
                 loss = loss + proximal_mu / 2 * (parameter - start).square().sum()
             loss.backward()  # type: ignore[no-untyped-call]  # torch's own
             optimizer.step()
     return float(total) / max(len(labels), 1)
+
+
+def gradients(model: nn.Module, examples: Examples, settings: Settings) -> dict[str, NDArray[np.float32]]:
+    """Return the gradient of the first batch's mean loss with respect to each parameter."""
+    target = device()
+    model.to(target).train()
+    first = slice(settings.batch_size)
+    images, labels = _on(target, Examples(examples.images[first], examples.labels[first]))
+    parameters = dict(model.named_parameters())
+    loss = functional.cross_entropy(model(_as_input(images)), labels)
+    found = torch.autograd.grad(loss, list(parameters.values()))
+    return {name: gradient.cpu().numpy() for name, gradient in zip(parameters, found, strict=True)}
 
 
 @torch.inference_mode()
@@ -97,5 +112,5 @@ def _on(target: torch.device, examples: Examples) -> tuple[torch.Tensor, torch.T
 
 
 def _as_input(images: torch.Tensor) -> torch.Tensor:
-    """Pixels 0 .. 255 as floats -1 .. 1."""
-    return images.float().div_(127.5).sub_(1.0)
+    """Pixels 0 .. 255 as floats -1 .. 1; what isn't bytes stays as it is."""
+    return images.float().div_(127.5).sub_(1.0) if images.dtype == torch.uint8 else images

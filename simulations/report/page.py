@@ -11,6 +11,7 @@ from simulations.report.figures import accuracy_by_bytes, accuracy_by_round, acc
 from simulations.report.style import SERIES, save_figure, series_of
 from simulations.results import Comparison, Summary, problems
 from simulations.schemes import PLAIN
+from simulations.standings import standings
 from simulations.tables import accuracy, caption, time_to_target
 from simulations.units import as_bits, as_bytes, as_ratio, as_seconds
 
@@ -46,6 +47,7 @@ def write_report(comparison: Comparison, folder: Path) -> Path:
         colours={name: number % len(SERIES) for number, name in enumerate(series_of(list(comparison.labels)))},
         by_bytes=drawn(accuracy_by_bytes(comparison), "accuracy-by-bytes"),
         by_round=drawn(accuracy_by_round(comparison), "accuracy-by-round"),
+        standing=standings(comparison),
         timed=comparison.settings.links != "",
         time_to_target=time_to_target,
         by_time=drawn(accuracy_by_time(comparison), "accuracy-by-time") if comparison.settings.links else "",
