@@ -34,7 +34,10 @@ def test_blocks_begin_anew() -> None:
 
 @pytest.mark.parametrize(("rate", "least"), [(2.5, 0.4), (3.5, 0.5)])
 def test_it_beats_a_scalar_quantiser_at_equal_rate(rate: float, least: float) -> None:
-    """From some two bits on, for normal values: the search looks at errors alone and not at bits, which costs at lower rates. 1.53 dB is all that any lattice can gain."""
+    """From some two bits on, for normal values; 1.53 dB is all that any lattice can gain.
+
+    The search looks at errors alone and not at bits, which costs more than it gains at lower rates.
+    """
     x = np.random.default_rng(1).normal(size=60_000)
 
     def distortion(step: float, trellis: bool) -> tuple[float, float]:
