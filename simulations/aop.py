@@ -20,6 +20,7 @@ from rich.table import Table
 from torch import nn
 
 from simulations.approximate_gradients import approximate, share_saved
+from simulations.choices import look_up
 from simulations.outer_products import EXACT, SELECTIONS, parse_outer_products
 from simulations.settings import Settings
 from simulations.tasks import evaluation_examples, image_shape, partition_examples
@@ -57,8 +58,21 @@ class Cell:
     published: float
 
 
-def cells() -> list[Cell]:
-    """Return the table's entries, row by row."""
+def cells(rows: str = "") -> list[Cell]:
+    """Return the entries of the table, row by row; of all rows, or of those named, separated by semicolons.
+
+    Raises
+    ------
+    ValueError
+        If there is no such row.
+    """
+    named = [row.strip() for row in rows.split(";") if row.strip()]
+    for row in named:
+        look_up(_PUBLISHED, row, "row")
+    return [cell for cell in _all_cells() if not named or cell.label in named]
+
+
+def _all_cells() -> list[Cell]:
     table = [Cell(EXACT, EXACT, *_PUBLISHED[EXACT])]
     for selection, decay in itertools.product(SELECTIONS, (1, 0)):
         label = f"{selection}, memory" if decay else selection
@@ -108,15 +122,17 @@ def train_once(job: Job) -> Outcome:
     return Outcome(evaluate(model, evaluation_examples(job.dataset)).accuracy, share_saved(memories))
 
 
-def reproduce(dataset: str, *, runs: int, epochs: int, twice: bool, parallel: int | None) -> Table:
-    """Train every entry of the table, showing progress, and return it beside the published one.
+def reproduce(dataset: str, *, rows: str, runs: int, epochs: int, twice: bool, parallel: int | None) -> Table:
+    """Train the entries of the table, showing progress, and return them beside the published ones.
 
     Parameters
     ----------
     dataset : str
         MNIST, as a local folder or by its name on the Hub.
+    rows : str
+        See :func:`cells`.
     runs : int
-        Runs of each entry, with the seeds 0, 1, ...
+        Runs of each entry, with the seeds 0, 1, ... One alone has no spread to judge the difference by.
     epochs : int
         The published table has 30.
     twice : bool
@@ -129,15 +145,19 @@ def reproduce(dataset: str, *, runs: int, epochs: int, twice: bool, parallel: in
     ValueError
         If the data set can't be read, or there is nothing to run.
     """
-    if runs < 2:
-        raise ValueError(f"{runs} runs have no spread to judge by: give at least two.")
+    if runs < 1:
+        raise ValueError(f"{runs} runs are none at all: give at least one.")
+    chosen = cells(rows)
     evaluation_examples(dataset)  # before any process starts: an error is told once
-    jobs = [Job(dataset, cell.outer_products, epochs, twice, seed) for cell in cells() for seed in range(runs)]
+    jobs = [Job(dataset, cell.outer_products, epochs, twice, seed) for cell in chosen for seed in range(runs)]
     outcomes = iter(track(_all(jobs, parallel), "Training", total=len(jobs)))
-    return _table([(cell, list(itertools.islice(outcomes, runs))) for cell in cells()])
+    return _table([(cell, list(itertools.islice(outcomes, runs))) for cell in chosen])
 
 
 def _all(jobs: list[Job], parallel: int | None) -> Iterator[Outcome]:
+    if parallel == 1:
+        yield from map(train_once, jobs)
+        return
     # A fork would share the locks of torch's threads.
     with ProcessPoolExecutor(parallel, multiprocessing.get_context("spawn")) as pool:
         yield from pool.map(train_once, jobs)
@@ -150,12 +170,13 @@ def _table(rows: list[tuple[Cell, list[Outcome]]]) -> Table:
         table.add_column(heading, justify="right")
     for cell, outcomes in rows:
         accuracies = [outcome.accuracy for outcome in outcomes]
-        mean, spread = statistics.fmean(accuracies), statistics.stdev(accuracies)
-        error = spread * (1 / len(accuracies) + 1 / _PUBLISHED_RUNS) ** 0.5
+        mean = statistics.fmean(accuracies)
+        spread = statistics.stdev(accuracies) if len(accuracies) > 1 else None
+        error = (spread or 0.0) * (1 / len(accuracies) + 1 / _PUBLISHED_RUNS) ** 0.5
         table.add_row(
             cell.outer_products,
             f"{cell.published:.3f}",
-            f"{mean:.3f} ± {spread:.3f}",
+            f"{mean:.3f}" if spread is None else f"{mean:.3f} ± {spread:.3f}",
             f"{mean - cell.published:+.3f}",
             f"{abs(mean - cell.published) / error:.1f}" if error else "–",
             f"{statistics.fmean(outcome.saved for outcome in outcomes):.0%}",

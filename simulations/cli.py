@@ -1,5 +1,6 @@
 """The commands of ``python -m simulations``."""
 
+import dataclasses
 import shlex
 import sys
 from pathlib import Path
@@ -151,6 +152,9 @@ def compare(
 @app.command()
 def aop(
     dataset: Annotated[str, typer.Option(help="MNIST: a local folder, or its name on the Hub.")] = "ylecun/mnist",
+    rows: Annotated[
+        str, typer.Option(help='Rows of the table, such as "exact; topk, memory; topk".', show_default="all")
+    ] = "",
     runs: Annotated[int, typer.Option(help="Runs of each entry, with the seeds 0, 1, ...")] = 10,
     epochs: Annotated[int, typer.Option(help="Epochs of a run.")] = 30,
     once: Annotated[
@@ -161,7 +165,32 @@ def aop(
     """Train the MNIST table of Mem-AOP-GD (arXiv:2110.09164) again, and show it beside the published one."""
     from simulations.aop import reproduce
 
-    _console.print(reproduce(dataset, runs=runs, epochs=epochs, twice=not once, parallel=parallel))
+    _console.print(reproduce(dataset, rows=rows, runs=runs, epochs=epochs, twice=not once, parallel=parallel))
+
+
+@app.command()
+def distributions(
+    cifar10: Annotated[str, typer.Option(help="CIFAR-10: a local folder, or its name on the Hub.")] = "uoft-cs/cifar10",
+    rounds: Annotated[int, typer.Option(help="Rounds of training, at least three.")] = 7,
+    seed: Annotated[int, typer.Option(help="Seed of everything.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder for distributions.csv.")] = Path("results"),
+) -> None:
+    """Ask whether GenNorm is the answer: which distribution fits what clients send, and what that is worth in bits.
+
+    Three networks, of which four clients train each: a CNN on CIFAR-10, a CNN and a ResNet-18 on digits.
+    """
+    from simulations.gennorm_question import ask, tables
+
+    if rounds < 3:
+        raise ValueError(f"{rounds} rounds have no start, middle and end: give at least three.")
+    settings = Settings(rounds=rounds, seed=seed, partitioner="iid")
+    networks = {
+        "CNN, CIFAR-10": (dataclasses.replace(settings, dataset=cifar10, learning_rate=0.02), 20),
+        "CNN, digits": (settings, 4),
+        "ResNet-18, digits": (dataclasses.replace(settings, model="resnet18", learning_rate=0.02), 4),
+    }
+    for table in tables(ask(networks, out)):
+        _console.print(table)
 
 
 @app.command()

@@ -137,13 +137,13 @@ class UpdateWatcher:
         answer = next(iter(replies[0].content.array_records.values()))
         after = answer.to_numpy_ndarrays(keep_input=True)
         updates = {name: new - old for name, new, old in zip(sent, after, before, strict=True)}
-        for layer in _layers(updates):
+        for layer in some_layers(updates):
             fit = fit_layer(layer, server_round, updates[layer])
             if fit is not None:
                 self.fits.append(fit)
 
 
-def _layers(updates: dict[str, NDArray[Any]]) -> list[str]:
+def some_layers(updates: dict[str, NDArray[Any]]) -> list[str]:
     """Choose weight tensors: the first, the largest and the last of some size."""
     weights = [name for name, update in updates.items() if update.ndim > 1 and update.size >= _SMALLEST_LAYER]
     if len(weights) <= _LAYERS:

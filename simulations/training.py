@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
@@ -71,6 +72,18 @@ def train(
             loss.backward()  # type: ignore[no-untyped-call]  # torch's own
             optimizer.step()
     return float(total) / max(len(labels), 1)
+
+
+def gradients(model: nn.Module, examples: Examples, settings: Settings) -> dict[str, NDArray[np.float32]]:
+    """Return the gradient of the first batch's mean loss with respect to each parameter."""
+    target = device()
+    model.to(target).train()
+    first = slice(settings.batch_size)
+    images, labels = _on(target, Examples(examples.images[first], examples.labels[first]))
+    parameters = dict(model.named_parameters())
+    loss = functional.cross_entropy(model(_as_input(images)), labels)
+    found = torch.autograd.grad(loss, list(parameters.values()))
+    return {name: gradient.cpu().numpy() for name, gradient in zip(parameters, found, strict=True)}
 
 
 @torch.inference_mode()

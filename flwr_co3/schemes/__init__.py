@@ -2,8 +2,8 @@
 
 >>> from flwr_co3 import CO3Config
 >>> from flwr_co3.schemes import make_scheme
->>> CO3Config(scheme=make_scheme("qsgd", levels=16))
-CO3Config(scheme=QSGD(levels=16))
+>>> CO3Config(scheme=make_scheme("qsgd", levels=4)).to_json()
+'{"scheme":{"name":"qsgd","levels":4}}'
 """
 
 from flwr_co3.schemes.registry import GROUP, make_scheme, scheme_class, scheme_names

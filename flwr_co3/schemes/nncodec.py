@@ -36,7 +36,8 @@ class NNCodec(External):
     step: float = 1.0
 
     def __post_init__(self) -> None:
-        """Check the option."""
+        """Check the option, and that the package is there."""
+        self.package()
         check_number(self, "step", 2**-16, 2**16)
 
     @property

@@ -30,7 +30,8 @@ class SZ3(External):
     bound: float = 1.0
 
     def __post_init__(self) -> None:
-        """Check the option."""
+        """Check the option, and that the package is there."""
+        self.package()
         check_number(self, "bound", 1e-6, 1e3)
 
     @property

@@ -2,7 +2,8 @@
 
 In states 0 and 1 the index k stands for ``2 k``, in states 2 and 3 for ``2 k - sgn(k)``; the parity of k leads to the
 next state. All values of a path lie on the integers, twice as dense as either quantiser, so that a search for the best
-path (Viterbi) finds points of a lattice in many dimensions. Blocks begin in state 0 each, and are searched side by
+path (Viterbi) finds points of a lattice in many dimensions. The search minimises the error alone, which beats a scalar
+quantiser of equal rate from about two bits an entry on. Blocks begin in state 0 each, and are searched side by
 side.
 """
 

@@ -38,16 +38,23 @@ def test_a_second_softmax_is_another_loss() -> None:
 
 
 def test_the_table_stands_beside_the_published_one(capsys: pytest.CaptureFixture[str]) -> None:
-    table = reproduce("digits", runs=2, epochs=1, twice=True, parallel=1)
+    table = reproduce("digits", rows="exact; random, memory", runs=2, epochs=1, twice=True, parallel=1)
 
     Console(width=120).print(table)
     row = re.compile(r"^ *(\S+) +(0\.\d{3}) +(0\.\d{3}) ± 0\.\d{3} +([+-]0\.\d{3})", re.MULTILINE)
     rows = row.findall(capsys.readouterr().out)
-    assert [row[0] for row in rows] == [cell.outer_products for cell in cells()]
+    assert [row[0] for row in rows] == ["exact", *(f"random:k={k},memory_decay=1" for k in (32, 16, 8))]
     for _, published, here, difference in rows:
         assert abs(float(here) - float(published) - float(difference)) < 0.0016
 
 
-def test_one_run_has_no_spread() -> None:
-    with pytest.raises(ValueError, match="1 runs have no spread"):
-        reproduce("digits", runs=1, epochs=1, twice=True, parallel=1)
+@pytest.mark.parametrize(
+    ("rows", "runs", "message"),
+    [
+        ("exact", 0, "0 runs are none at all"),
+        ("topk; best", 1, "There is no row 'best'. Choose one of: exact, topk, mem"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(rows: str, runs: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        reproduce("digits", rows=rows, runs=runs, epochs=1, twice=True, parallel=1)
