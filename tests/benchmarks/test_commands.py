@@ -188,8 +188,8 @@ def test_budgets(capsys: pytest.CaptureFixture[str]) -> None:
 def test_quantisers(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shannon, "_BINS", 120)  # a coarse bound is quick
     monkeypatch.setattr(quantisers, "_SLOPES", quantisers._SLOPES[::2])
-    monkeypatch.setattr(quantisers, "_STEPS", quantisers._STEPS[::9])
-    quantisers.main("0.8", 20_000, "", "0.243,0.8", None, Form.JSON)
+    monkeypatch.setattr(quantisers, "_STEPS", quantisers._STEPS[::3])
+    quantisers.main("0.8", 10_000, "", "0.243,0.6", None, Form.JSON)
 
     for row in rows(capsys):
         assert_positive(row)
