@@ -166,7 +166,10 @@ class Update:
 
     def in_format(self, fmt: FloatFormat) -> Update:
         """Return the same, to be converted to another format."""
-        return dataclasses.replace(self, header=self.header.with_format(fmt))
+        other = dataclasses.replace(self, header=self.header.with_format(fmt))
+        if "counts" in vars(self):  # they don't depend on the format
+            vars(other)["counts"] = self.counts
+        return other
 
     def joined(self) -> Update:
         """Return the same as one group."""
