@@ -82,9 +82,8 @@ class Encoded:
     def nmse(self) -> float:
         """Squared error over squared norm of all tensors that are not exact."""
         moments = self._update.moments
-        weight = (moments.peak / (float(moments.peak.max(initial=0.0)) or 1.0)) ** 2
-        power = float(np.sum(moments.mean_square * moments.entries * weight))
-        return float(np.sum(self._losses.squares * weight)) / power if power else 0.0
+        power = _weighted(moments.mean_square * moments.entries, self._update)
+        return _weighted(self._losses.squares, self._update) / power if power else 0.0
 
     @cached_property
     def report(self) -> Report:
@@ -123,6 +122,7 @@ class _Attempt(NamedTuple):
     cells: Cells | None  # of each tensor
     converted: Converted
     losses: _Losses
+    error: float  # squared, of all tensors, in units of the largest peak
 
     @property
     def size(self) -> int:
@@ -334,9 +334,8 @@ class Codec:
         members = [len(group) for group in header.group_members]
         entries = update.moments.entries
         share = entries / np.repeat(_sums(entries, members), members) if members else entries
-        return _Attempt(
-            parts, scales, of_tensors, converted, _Losses(converted.squares, share * np.repeat(group_bytes, members))
-        )
+        losses = _Losses(converted.squares, share * np.repeat(group_bytes, members))
+        return _Attempt(parts, scales, of_tensors, converted, losses, _weighted(losses.squares, update))
 
     def _groups(self, converted: Converted, scales: Floats, update: Update) -> Iterator[Group]:
         """Tensors that share a model, as the compressor wants them."""
@@ -359,6 +358,12 @@ def _cells(scales: Floats, update: Update) -> Cells | None:
     starts = [tensors.start for tensors in members]
     same = np.minimum.reduceat(scales, starts) == np.maximum.reduceat(scales, starts)
     return update.quantizer.cells(update.counts, np.where(same, scales[starts], np.nan))
+
+
+def _weighted(squares: Floats, update: Update) -> float:
+    """Sum of what is in units of each tensor's peak, squared, in units of the largest one's."""
+    peak = update.moments.peak
+    return float(np.sum(squares * (peak / (float(peak.max(initial=0.0)) or 1.0)) ** 2))
 
 
 def _sums(values: Floats, lengths: Sequence[int]) -> Floats:

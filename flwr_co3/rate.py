@@ -163,6 +163,9 @@ class _Encoded(Protocol):
     @property
     def size(self) -> int: ...
 
+    @property
+    def error(self) -> float: ...
+
 
 E = TypeVar("E", bound=_Encoded)
 
@@ -218,14 +221,15 @@ def largest_within(budget: int, fixed: int, update: Update, encode: Callable[[Fl
     Returns
     -------
     what `encode` returns, or None
-        The largest frame within the budget of at most three; None if none of them fits.
+        The frame of least squared error of at most three that were tried and fit; None if none of them fits.
 
     Notes
     -----
     Each tensor at its own optimal scale if that fits. Else all tensors share one scale, the largest that fits: reverse
     water-filling, for a given total of bits equal steps lose least. No tensor gets a scale above its optimal one,
     where its levels saturate. One pass counted magnitudes, from which the size at any scale follows nearly; each
-    encoding corrects that estimate.
+    encoding corrects that estimate. Where many values are nearly equal, sizes jump and may even fall with the scale
+    (all of them in one level cost next to nothing): the last encoding takes the middle of a jump.
     """
     optimal = update.optimal_scales
     if not optimal.size:
@@ -233,15 +237,20 @@ def largest_within(budget: int, fixed: int, update: Update, encode: Callable[[Fl
     sizes, caps = _Sizes(update), update.caps
     best: E | None = None
     correction = 1.0
+    fitting, too_large = 0.0, math.inf
     for attempt, aim in enumerate(_AIMS, start=1):
         target = budget * aim
         if best is None and attempt == len(_AIMS):
             target = budget * _SAFE[0] - _SAFE[1]
         common = short_scale(sizes.scale_for(8 * (target - fixed) / correction, caps))
+        if best is not None and too_large < math.inf and 2 * (best.size - fixed) < budget - fixed:
+            common = short_scale(math.sqrt(fitting * too_large))
         candidate = encode(np.minimum(optimal, common))
         size = candidate.size
-        if size <= budget and (best is None or size > best.size):
-            best = candidate
+        if size > budget:
+            too_large = min(common, max(caps))
+        elif best is None or candidate.error < best.error:
+            best, fitting = candidate, min(common, max(caps))
         if size <= budget and (size >= _GOOD * budget or common >= max(caps)):
             break
         correction = 8 * max(size - fixed, 1) / max(sizes.bits(np.minimum(caps, common)), 1)

@@ -169,7 +169,7 @@ def lengths_of(frame: bytes, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Leng
         caller = sys._getframe(1)
         name = caller.f_code.co_name
         # The fields of the number format, and the largest magnitude of a group, are numbers but no lengths.
-        largest_magnitude = name == "read_model" and "reach" not in caller.f_locals
+        largest_magnitude = name == "_read_plain" and "reach" not in caller.f_locals
         if name != "_read_format" and not largest_magnitude:
             length = note(reader, at, value, True)
             if name == "block" and reader._what == "frame" and length is not None:

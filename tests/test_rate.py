@@ -233,3 +233,31 @@ def test_without_anything_to_convert_there_is_nothing_to_choose() -> None:
     assert compress_within(len(whole), update).frame == whole
     assert compress_within(len(whole) - 1, update).frame == EMPTY
     assert compress_within(5, {}).frame == EMPTY
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.001])
+@pytest.mark.parametrize("bits", [2.0, 4.0])
+@pytest.mark.parametrize("entries", [200, 50_000])
+def test_values_that_are_nearly_equal_are_not_lost(spread: float, bits: float, entries: int) -> None:
+    values = np.random.default_rng(0).normal(0.77, spread, entries).astype(np.float32)
+    encoded = compress_within(int(bits * entries / 8), {"w": values})
+    assert encoded.nmse < 0.04
+
+
+def test_the_frame_that_loses_least_is_sent_and_not_the_largest() -> None:
+    frames = []
+    original = Codec._at
+
+    def recording(self: Codec, *args: Any) -> _Attempt:
+        frames.append(original(self, *args))
+        return frames[-1]
+
+    values = np.random.default_rng(0).normal(0.77, 0.001, 50_000).astype(np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Codec, "_at", recording)
+        encoded = Codec(CO3Config(rate=RateLimit(bits_per_parameter=2))).compress({"w": values})
+    fitting = [frame for frame in frames if frame.size <= 12_500]
+    assert len(fitting) > 1
+    least = min(fitting, key=lambda frame: frame.error)
+    assert encoded.frame == b"".join(least.parts)
+    assert least.size < max(frame.size for frame in fitting)
