@@ -66,7 +66,7 @@ def make_update(model_name: str, clients: list[Examples], settings: Settings) ->
     """
     height, width = clients[0].images.shape[2:]
     shape = image_shape(settings.dataset)
-    _import_torchvision()
+    import_torchvision()
     model = make_model(model_name, Shape(shape.channels, height, width, shape.classes), seed=settings.seed)
     train(model, clients[0], settings, server_round=1, partition=0)
     received = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
@@ -102,7 +102,7 @@ def _about(name: str, update: Update) -> Row:
     }
 
 
-def _import_torchvision() -> None:
+def import_torchvision() -> None:
     """Make torchvision importable beside any build of PyTorch; its models don't need its compiled operators."""
     while True:
         try:

@@ -18,6 +18,7 @@ from flwr.app import (
     RecordDict,
 )
 from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 
 from flwr_co3._replies import SentModel, loaders
@@ -93,6 +94,14 @@ def reply_with_change(
     return app
 
 
+def small_step(name: str, tensor: NDArray[Any]) -> NDArray[Any]:
+    """Train a little; whatever is not float counts up."""
+    if tensor.dtype.kind != "f":
+        return tensor + 1
+    noise = np.random.default_rng(len(name)).laplace(scale=0.01, size=tensor.shape)
+    return np.asarray(tensor + noise.astype(tensor.dtype))
+
+
 def model_of(content: RecordDict) -> ArrayRecord:
     (only,) = content.array_records.values()
     return only
@@ -103,9 +112,19 @@ def frame_of(reply: Message) -> bytes:
     return model_of(reply.content)["co3"].data
 
 
+def memory_of(context: Context) -> Tensors:
+    """What a client remembers in Flower's state."""
+    return arrays(context.state.array_records["co3-memory"])
+
+
 def specs(model: Mapping[str, NDArray[Any]]) -> Mapping[str, TensorSpec]:
     """What a server knows of the tensors in its clients' frames."""
     return SentModel(loaders(record(model)), CO3Config()).like
+
+
+def avg(fraction_evaluate: float = 0.0, **kwargs: Any) -> FedAvg:
+    """FedAvg that is content with one node."""
+    return FedAvg(fraction_evaluate=fraction_evaluate, min_train_nodes=1, min_available_nodes=1, **kwargs)
 
 
 def raising(*_: object) -> Message:

@@ -26,11 +26,14 @@ from tests.flower.helpers import (
     LocalGrid,
     Tensors,
     arrays,
+    avg,
     context,
     frame_of,
+    memory_of,
     raising,
     record,
     reply_with_change,
+    small_step,
     specs,
     train_message,
 )
@@ -40,14 +43,7 @@ pytestmark = pytest.mark.usefixtures("task")
 LOSSY = ("conv.weight", "fc.weight")
 
 
-def step(name: str, tensor: NDArray[Any]) -> NDArray[Any]:
-    if tensor.dtype.kind != "f":
-        return tensor + 1
-    noise = np.random.default_rng(len(name)).laplace(scale=0.01, size=tensor.shape)
-    return np.asarray(tensor + noise.astype(tensor.dtype))
-
-
-train = reply_with_change(step)
+train = reply_with_change(small_step)
 
 
 def asking(model: Tensors, turn: int | None, seen: bytes | None = None, run: str = "a run", **config: Any) -> Message:
@@ -61,13 +57,9 @@ def asking(model: Tensors, turn: int | None, seen: bytes | None = None, run: str
     return message
 
 
-def memory_of(context: Context) -> Tensors:
-    return arrays(context.state.array_records["co3-memory"])
-
-
 def changes(model: Tensors, times: int) -> Tensors:
     """What a client learns in so many rounds."""
-    return {name: times * (step(name, model[name]) - model[name]) for name in LOSSY}
+    return {name: times * (small_step(name, model[name]) - model[name]) for name in LOSSY}
 
 
 def assert_all_there(model: Tensors, times: int, sent: list[bytes], memory: Tensors) -> None:
@@ -120,7 +112,7 @@ def test_exact_tensors_are_not_put_back(model: Tensors) -> None:
     mod(asking(model, 1), ctx, train)
     decoded = Codec().decode(frame_of(mod(asking(model, 2), ctx, train)))
     np.testing.assert_array_equal(decoded["bn.num_batches_tracked"], 8)
-    np.testing.assert_array_equal(decoded["fc.bias"], step("fc.bias", model["fc.bias"]))
+    np.testing.assert_array_equal(decoded["fc.bias"], small_step("fc.bias", model["fc.bias"]))
 
 
 def test_a_message_that_was_answered_or_is_older_is_refused(model: Tensors) -> None:
@@ -231,7 +223,7 @@ def test_what_cannot_be_read_is_refused(model: Tensors, entries: dict[str, Any],
 
 class Client(CO3ClientMixin, NumPyClient):
     def fit(self, parameters: list[NDArray[Any]], config: dict[str, Any]) -> Any:
-        return [step("a name", array) for array in parameters], 10, {}
+        return [small_step("a name", array) for array in parameters], 10, {}
 
 
 def test_the_mixin_puts_back_what_was_lost(model: Tensors) -> None:
@@ -241,7 +233,7 @@ def test_the_mixin_puts_back_what_was_lost(model: Tensors) -> None:
     Client(context=ctx).fit([weights], {**order, "co3-turn": 1})
     ((frame,), _, _) = Client(context=ctx).fit([weights], {**order, "co3-turn": 2})
     sent = Codec().decode(frame.tobytes())["0"] + memory_of(ctx)["0"]
-    np.testing.assert_allclose(sent, 2 * (step("a name", weights) - weights), atol=1e-6)
+    np.testing.assert_allclose(sent, 2 * (small_step("a name", weights) - weights), atol=1e-6)
     with pytest.raises(ValueError, match="answered already"):
         Client(context=ctx).fit([weights], {**order, "co3-turn": 2})
 
@@ -261,10 +253,6 @@ def asked(strategy: Strategy, model: Tensors, nodes: tuple[int, ...] = (1, 2)) -
 def client() -> App:
     mod = CO3Mod()
     return lambda message, context: mod(message, context, train)
-
-
-def avg(**kwargs: Any) -> FedAvg:
-    return FedAvg(fraction_evaluate=0.0, min_train_nodes=1, min_available_nodes=1, **kwargs)
 
 
 def test_numbers_rise_and_the_last_aggregated_update_is_named(model: Tensors) -> None:

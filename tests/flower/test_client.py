@@ -22,34 +22,23 @@ from flwr_co3.rate import RateLimit
 from tests.flower.helpers import (
     EVERYTHING_EXACT,
     Tensors,
-    arrays,
     context,
     frame_of,
+    memory_of,
     message,
     model_of,
     raising,
     record,
     reply_with,
     reply_with_change,
+    small_step,
     train_message,
 )
 
 LOSSY = {"conv.weight", "fc.weight"}
 
 
-def small_step(name: str, tensor: NDArray[Any]) -> NDArray[Any]:
-    """Train a little; whatever is not float counts up."""
-    if tensor.dtype.kind != "f":
-        return tensor + 1
-    noise = np.random.default_rng(len(name)).laplace(scale=0.01, size=tensor.shape)
-    return np.asarray(tensor + noise.astype(tensor.dtype))
-
-
 train = reply_with_change(small_step)
-
-
-def memory_of(context: Context) -> Tensors:
-    return arrays(context.state.array_records["co3-memory"])
 
 
 def reason_of(reply: Message) -> str:

@@ -26,6 +26,7 @@ from tests.flower.helpers import (
     LocalGrid,
     Tensors,
     arrays,
+    avg,
     frame_of,
     model_of,
     record,
@@ -71,10 +72,6 @@ class Client:
             return Message(RecordDict({"metrics": metrics}), reply_to=message)
         self.got.append(got)
         return reply_with_change(change(self.seed))(message, context)
-
-
-def avg(fraction_evaluate: float = 0.0, **kwargs: Any) -> FedAvg:
-    return FedAvg(fraction_evaluate=fraction_evaluate, min_train_nodes=1, min_available_nodes=1, **kwargs)
 
 
 class Sampling(FedAvg):

@@ -19,6 +19,7 @@ from tests.flower.helpers import (
     LocalGrid,
     Tensors,
     arrays,
+    avg,
     context,
     frame_of,
     model_of,
@@ -28,7 +29,7 @@ from tests.flower.helpers import (
 )
 from tests.flower.test_client import ORDER, Client, frame_of_fit
 from tests.flower.test_legacy import proxy
-from tests.flower.test_server import avg, client, edited, reframed, run, step
+from tests.flower.test_server import client, edited, reframed, run, step
 
 pytestmark = pytest.mark.usefixtures("task")
 

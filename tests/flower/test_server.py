@@ -40,6 +40,7 @@ from tests.flower.helpers import (
     LocalGrid,
     Tensors,
     arrays,
+    avg,
     frame_of,
     model_of,
     raising,
@@ -98,10 +99,6 @@ def reframed(edit: Callable[[bytes], bytes]) -> Callable[[RecordDict], None]:
         content["arrays"] = ArrayRecord({"co3": Array("uint8", (len(frame),), "flwr_co3", frame)})
 
     return change
-
-
-def avg(**kwargs: Any) -> FedAvg:
-    return FedAvg(fraction_evaluate=0.0, min_train_nodes=1, min_available_nodes=1, **kwargs)
 
 
 def run(strategy: Strategy, grid: LocalGrid, model: Tensors, rounds: int = 1, **kwargs: Any) -> Result:

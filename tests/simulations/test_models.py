@@ -1,9 +1,9 @@
 import importlib
-import re
 
 import pytest
 import torch
 
+from benchmarks.updates import import_torchvision
 from simulations.models import make_model
 from simulations.tasks import Shape
 
@@ -62,15 +62,7 @@ def test_a_missing_torchvision_says_what_to_do(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture(scope="module")
 def _torchvision() -> None:
-    """Make torchvision importable beside any build of PyTorch; its models don't need its compiled operators."""
-    while True:
-        try:
-            importlib.import_module("torchvision")
-            return
-        except RuntimeError as error:  # it wants to describe operators that this PyTorch didn't load
-            missing = re.search(r"operator (torchvision::\w+) does not exist", str(error))
-            assert missing is not None
-            torch.library.define(missing[1], "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    import_torchvision()
 
 
 @pytest.mark.usefixtures("_torchvision")
