@@ -118,6 +118,7 @@ class Inbox:
             reader = self._read(frame, model, sent.rate, weight)
             if self._side is not None:
                 node = str(reply.metadata.src_node_id)
+                _check_order(reader, model)
                 to_restate = Update(node, 1.0 if weight is None else weight, model, reader)
                 self._side.accept(to_restate.received)
             content[key] = decoded_record(model, reader, self._desk)
@@ -176,6 +177,15 @@ class Inbox:
         # A reply to a reply to the reply: it comes from where the reply came from.
         back = Message(Error(ERROR_CODE), reply_to=reply)
         return Message(Error(ERROR_CODE, f"Set aside by CO3Strategy: {reason}"), reply_to=back)
+
+
+def _check_order(reader: FrameReader, model: SentModel) -> None:
+    """Refuse vectors in another order than the server's state has them in."""
+    if reader.body is not None and reader.lossy != model.lossy:
+        raise ValueError(
+            "Its tensors come in another order than the model's, and the scheme's state on the server goes by the "
+            "order. Return them in the order in which they were received."
+        )
 
 
 def _only(records: Mapping[str, Record], kind: str) -> tuple[str, Record]:

@@ -1,8 +1,8 @@
 """What CO3's server and clients say to each other: the keys, and the order that a server gives."""
 
 import secrets
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -108,6 +108,14 @@ def held_version(values: object) -> int | None:
         return None
     number = values[-1]
     return int(number) if isinstance(number, (int, float)) and np.isfinite(number) else None
+
+
+def may_be_known(dtypes: "Iterable[np.dtype[Any]]") -> bool:
+    """Whether frames of tensors of these types may leave their table to the receiver.
+
+    FedAvg makes fractions of whole numbers. What is put back then would refer to a table that nobody has any more.
+    """
+    return all(dtype.kind == "f" for dtype in dtypes)
 
 
 def run_of(config: Mapping[str, object]) -> str:

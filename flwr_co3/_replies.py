@@ -11,9 +11,10 @@ from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
 from flwr_co3._average import NewWeights, Sum
+from flwr_co3._protocol import may_be_known
 from flwr_co3.config import CO3Config
 from flwr_co3.errors import FrameError
-from flwr_co3.frame import FrameReader, TensorSpec, lossy_names
+from flwr_co3.frame import FrameReader, TensorSpec, lossy_names, numpy_dtype
 from flwr_co3.rate import RateLimit
 from flwr_co3.update import is_exact
 
@@ -48,7 +49,8 @@ class SentModel:
             exact_ones.update([name] if exact else [])
         scheme = config.other_scheme
         self._scheme = None if scheme is None else scheme.name
-        self.lossy = lossy_names(self.like, exact_ones)
+        known = may_be_known(numpy_dtype(spec.dtype) for spec in self.like.values())
+        self.lossy = lossy_names(dict(sorted(self.like.items())) if known else self.like, exact_ones)
 
     def load(self, name: str) -> NDArray[Any]:
         """Return a fresh copy of one tensor."""

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from flwr_co3._acknowledgements import settle
 from flwr_co3._keeping import Keeper
-from flwr_co3._protocol import ClientStats, Order
-from flwr_co3.codec import Codec
+from flwr_co3._protocol import ClientStats, Order, may_be_known
+from flwr_co3.codec import Codec, Seed
 from flwr_co3.correct import ErrorMemory, Kept, LastUpdate
 from flwr_co3.frame import TensorSpec
 from flwr_co3.rate import RateLimit
@@ -32,7 +32,9 @@ class Compressed(NamedTuple):
     stats: ClientStats
 
 
-def compress(tensors: Tensors, order: Order, keeper: Keeper | None, rate: RateLimit | None) -> Compressed:
+def compress(
+    tensors: Tensors, order: Order, keeper: Keeper | None, rate: RateLimit | None, seed: Seed | None = None
+) -> Compressed:
     """Compress what a client learned, and keep what was lost.
 
     Parameters
@@ -46,13 +48,15 @@ def compress(tensors: Tensors, order: Order, keeper: Keeper | None, rate: RateLi
         without memory.
     rate : RateLimit or None
         The client's own limit; the tighter of it and the server's counts.
+    seed : int or sequence of int, optional
+        Of random draws; without one they differ each time.
 
     Raises
     ------
     ValueError
         If a tensor changed its shape or kind, or holds NaN or infinity. If the train message was answered before.
     """
-    codec = Codec(order.config)
+    codec = Codec(order.config, seed=seed)
     exact: dict[str, NDArray[Any]] = {}
     lossy: dict[str, NDArray[Any]] = {}
     for name, received, new in tensors:
@@ -66,8 +70,7 @@ def compress(tensors: Tensors, order: Order, keeper: Keeper | None, rate: RateLi
     memory = _load(keeper, order, lossy, {name: TensorSpec.of(array) for name, array in update.items()})
     start = time.perf_counter()
     limit = None if rate is None else rate.bytes_for(sum(array.size for array in update.values()))
-    # FedAvg makes fractions of whole numbers. What is put back then would refer to a table that nobody has any more.
-    known = order.known and all(array.dtype.kind == "f" for array in update.values())
+    known = order.known and may_be_known(array.dtype for array in update.values())
     encoded = codec.compress(update, memory=memory, max_bytes=limit, known=known)
     seconds = time.perf_counter() - start
 

@@ -24,9 +24,11 @@ from flwr_co3._protocol import (
     Order,
 )
 from flwr_co3._uplink import Compressed, Tensors, compress, refuse_secure_aggregation
+from flwr_co3.codec import Seed
 from flwr_co3.rate import RateLimit
 
 ClientAppCallable: TypeAlias = Callable[[Message, Context], Message]
+Seeding: TypeAlias = Callable[[Message, Context], Seed]
 FitResult: TypeAlias = tuple[list[NDArray[Any]], int, dict[str, Any]]
 
 logger = getLogger("flwr.co3")
@@ -47,6 +49,10 @@ class CO3Mod:
         Folder on the client's disk for its error memory, or a store with limits of its own. With None the memory is
         in ``context.state``, which Flower carries to the client app and back in each round, and which ends with the
         SuperNode's process.
+    seed : Callable or None (default: None)
+        Function of a train message, as it comes, and of the context. It returns what seeds the random draws for this
+        message: a whole number or a sequence of them, different for each node and round. With it a simulation that
+        rounds at random can be repeated; with None each one draws anew.
 
     Notes
     -----
@@ -77,11 +83,24 @@ class CO3Mod:
     A client that goes on with its memory after a restart::
 
         app = ClientApp(mods=[CO3Mod(store="~/.cache/flwr-co3")])
+
+    A simulation that draws the same each time it is run::
+
+        def seed(message, context):
+            return 7, message.content["config"]["server-round"], context.node_config["partition-id"]
+
+        app = ClientApp(mods=[CO3Mod(seed=seed)])
     """
 
-    def __init__(self, rate: RateLimit | None = None, store: Store | None = None) -> None:
+    def __init__(self, rate: RateLimit | None = None, store: Store | None = None, seed: Seeding | None = None) -> None:
         self.rate = _own_limit(rate, "CO3Mod")
         self.store = store_of(store, "CO3Mod")
+        if not (seed is None or callable(seed)):
+            raise ValueError(
+                f"CO3Mod's seed must be a function of a train message and the context, or None, but is {seed!r}: one "
+                "number would make all rounds draw the same."
+            )
+        self.seed = seed
 
     def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
         """Take the model out of the message, train, then compress the reply."""
@@ -95,6 +114,7 @@ class CO3Mod:
         try:
             refuse_secure_aggregation([*message.content, *context.state])
             order = Order.read(config)
+            seed = None if self.seed is None else self.seed(message, context)
             _, received = _arrays_of(message.content, "The train message")
             received = received.copy()  # the app may empty the record that it gets
         except Exception as error:
@@ -108,7 +128,7 @@ class CO3Mod:
             refuse_secure_aggregation(reply.content)
             _check_metrics(reply.content)
             key, new = _arrays_of(reply.content, "The reply")
-            sent = compress(_pairs(received, new), order, keeper_of(context, self.store), self.rate)
+            sent = compress(_pairs(received, new), order, keeper_of(context, self.store), self.rate, seed)
             reply.content = _compressed_content(reply.content, key, sent, held)
         except Exception as error:
             return _refusal(message, error)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -130,6 +130,10 @@ class _Attempt(NamedTuple):
         return sum(map(len, self.parts))
 
 
+#: What makes random draws the same again; several numbers are mixed.
+Seed: TypeAlias = int | Sequence[int]
+
+
 class Codec:
     """Turns updates into frames and back.
 
@@ -137,8 +141,8 @@ class Codec:
     ----------
     config : CO3Config (default: CO3Config())
         How to encode. Decoding needs none: a frame describes itself.
-    seed : int, optional
-        Seed of stochastic rounding; by default every codec draws differently.
+    seed : int or sequence of int, optional
+        Seed of stochastic rounding and of schemes that draw, none below 0; by default every codec draws differently.
 
     Examples
     --------
@@ -152,7 +156,7 @@ class Codec:
     (300, 100)
     """
 
-    def __init__(self, config: CO3Config | None = None, *, seed: int | None = None) -> None:
+    def __init__(self, config: CO3Config | None = None, *, seed: Seed | None = None) -> None:
         self.config = CO3Config() if config is None else config
         self._limit = self.config.limit
         self._rng = np.random.default_rng(seed) if self.config.rounding == "stochastic" else None

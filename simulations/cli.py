@@ -77,7 +77,7 @@ def compare(
         str, typer.Option(help="Tune each scheme's learning rate over these, separated by commas.")
     ] = "",
     bits: Annotated[
-        str, typer.Option(help="Give each scheme but fedavg each of these budgets, in bits per parameter.")
+        str, typer.Option(help="Give each scheme that has no fixed rate each of these budgets, in bits per parameter.")
     ] = "",
     seeds: Annotated[int, typer.Option(help="Repeat everything with so many seeds.")] = 1,
     first_seed: Annotated[int, typer.Option(help="The first of the seeds.")] = _DEFAULTS.seed,

@@ -22,7 +22,7 @@ STORE = "CO3_SIMULATION_STORE"
 
 def compress(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """Do as CO3Mod does. It is made here, because the variable is the client's process's."""
-    return CO3Mod(store=os.environ.get(STORE))(message, context, call_next)
+    return CO3Mod(store=os.environ.get(STORE), seed=_draws)(message, context, call_next)
 
 
 app = ClientApp(mods=[compress])
@@ -65,6 +65,14 @@ def tell_place(message: Message, context: Context) -> Message:
     partition, partitions = _place(context)
     place = MetricRecord({"partition-id": partition, "num-partitions": partitions})
     return Message(RecordDict({"place": place}), reply_to=message)
+
+
+def _draws(message: Message, context: Context) -> tuple[int, int, int]:
+    """Return what seeds a round's draws: rounding at random too is the same when a run is repeated."""
+    config = message.content["config"]
+    assert isinstance(config, ConfigRecord)
+    partition, _ = _place(context)
+    return Settings.from_record(config).seed, int(str(config["server-round"])), partition
 
 
 def _place(context: Context) -> tuple[int, int]:

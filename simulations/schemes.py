@@ -117,17 +117,20 @@ def make_schemes(texts: list[str]) -> list[Scheme]:
 
 
 def at_budgets(texts: list[str], bits: list[float]) -> list[str]:
-    """Write each scheme once for each budget, in bits per parameter; FedAvg, or with a budget of its own, as it is.
+    """Write each scheme once for each budget, in bits per parameter.
 
-    >>> at_budgets(["fedavg", "co3:format=fp8", "co3:uplink_seconds=1"], [0.1, 2])
-    ['fedavg', 'co3:format=fp8,bits_per_parameter=0.1', 'co3:format=fp8,bits_per_parameter=2', 'co3:uplink_seconds=1']
+    Those that have one rate alone stay as they are: FedAvg, schemes without an option that a budget could turn, such as
+    `sign`, and what has a budget of its own.
+
+    >>> at_budgets(["fedavg", "sign", "co3:format=fp8", "co3:uplink_seconds=1"], [2])
+    ['fedavg', 'sign', 'co3:format=fp8,bits_per_parameter=2', 'co3:uplink_seconds=1']
     """
     if not bits:
         return texts
     return [
         each
         for text in texts
-        for each in ([text] if _has_budget(text) else [_with_budget(text, budget) for budget in bits])
+        for each in ([text] if _has_one_rate(text) else [_with_budget(text, budget) for budget in bits])
     ]
 
 
@@ -137,9 +140,13 @@ def budget_of(text: str) -> float | None:
     return float(bits) if bits is not None else None
 
 
-def _has_budget(text: str) -> bool:
+def _has_one_rate(text: str) -> bool:
     choice = parse_choice(text, "scheme")
-    return choice.name == PLAIN or not choice.options.keys().isdisjoint((*_RATE, "uplink_seconds"))
+    if choice.name == PLAIN or not choice.options.keys().isdisjoint((*_RATE, "uplink_seconds")):
+        return True
+    config = make_scheme(text).config
+    other = None if config is None else config.other_scheme
+    return other is not None and other.knob is None
 
 
 def _with_budget(text: str, bits: float) -> str:

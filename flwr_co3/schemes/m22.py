@@ -11,7 +11,7 @@ import numpy as np
 from flwr_co3.errors import FrameError
 from flwr_co3.gennorm import GenNorm
 from flwr_co3.schemes.lloyd import Density, lloyd_levels, weibull_fit
-from flwr_co3.schemes.scheme import Floats, Knob, Parts, Scheme, check_choice, check_number, join, split
+from flwr_co3.schemes.scheme import Floats, Integers, Knob, Parts, Scheme, check_choice, check_number, join, split
 from flwr_co3.schemes.tinyscript import nearest, signed
 from flwr_co3.schemes.topk import largest
 
@@ -20,7 +20,8 @@ from flwr_co3.schemes.topk import largest
 class M22(Scheme):
     """The largest entries of the update, each tensor's by ``2^bits`` levels that minimise ``E |v|^M (v - q)^2``.
 
-    The density is fitted to a tensor's kept entries, and Lloyd's centroids are ``INT |x|^M x p / INT |x|^M p``.
+    The density is fitted to a tensor's kept entries, and Lloyd's centroids are ``INT |x|^M x p / INT |x|^M p``. Unlike
+    in the paper, entries that lie nearer to 0 than to a level are not kept: the error is never above the update.
 
     Parameters
     ----------
@@ -36,6 +37,7 @@ class M22(Scheme):
 
     name: ClassVar = "m22"
     source: ClassVar = "Liu, Rini, Salehkalaibar and Chen, arXiv 2301.09269, section III"
+    contraction: ClassVar = True
 
     share: float = 0.02
     bits: int = 2
@@ -55,7 +57,7 @@ class M22(Scheme):
         return Knob("share", 1e-9, 1)
 
     def encode(self, vectors: Sequence[Floats], rng: np.random.Generator, feedback: bool) -> Parts:
-        """See `Scheme`. A tensor's numbers are the magnitudes of its levels; where nothing is kept, it has none."""
+        """See `Scheme`. A tensor's numbers are the magnitudes of its levels; one of zeros has none."""
         v = join(vectors)
         kept = np.zeros(v.size)
         positions = largest(v, self.share)
@@ -64,8 +66,9 @@ class M22(Scheme):
         for vector in split(kept, [vector.size for vector in vectors]):
             some = vector[vector != 0]
             magnitudes = lloyd_levels(self._density(some), 1 << (self.bits - 1)) if some.size else np.empty(0)
-            levels.append(nearest(vector, magnitudes) if some.size else np.zeros(vector.size, np.int8))
-            numbers.append(magnitudes)
+            levels.append(_no_worse_than_zero(vector, magnitudes))
+            if levels[-1].any():
+                numbers.append(magnitudes)
         return Parts(levels, np.concatenate(numbers).astype(np.float32), bytes([1 << (self.bits - 1)]))
 
     def decode(self, parts: Parts, sizes: Sequence[int]) -> Iterator[Floats]:
@@ -83,6 +86,18 @@ class M22(Scheme):
             return Density("weibull", *weibull_fit(np.abs(kept)), self.weight)
         fit = GenNorm.fit(kept)
         return Density("gennorm", fit.shape, fit.scale, self.weight)
+
+
+def _no_worse_than_zero(vector: Floats, magnitudes: Floats) -> Integers:
+    """Return the nearest levels; 0 for entries that lie nearer to 0 than to any level.
+
+    The smallest level rises with the weight, and of many small entries it would make large ones: with all entries kept
+    the error would be above the update itself. Such entries are small, so that the weighted distortion gains too.
+    """
+    if not magnitudes.size:
+        return np.zeros(vector.size, np.int8)
+    levels: Integers = np.where(np.abs(vector) < magnitudes[0] / 2, 0, nearest(vector, magnitudes))
+    return levels
 
 
 @dataclass(frozen=True)

@@ -241,6 +241,18 @@ def test_a_rate_of_another_type_is_refused() -> None:
 # Memory
 
 
+@pytest.mark.parametrize("config", [CO3Config(rounding="stochastic"), CO3Config(scheme="qsgd")])
+def test_draws_repeat_where_a_function_says_what_seeds_them(model: Tensors, config: CO3Config) -> None:
+    def frame(mod: CO3Mod, node: int) -> bytes:
+        return frame_of(mod(train_message(model, config, node=node), context(node), reply_with_change(small_step)))
+
+    seeded = CO3Mod(seed=lambda message, context: (7, context.node_id))
+    assert frame(seeded, 1) == frame(seeded, 1) != frame(seeded, 2)
+    assert frame(CO3Mod(), 1) != frame(CO3Mod(), 1)
+    with pytest.raises(ValueError, match="seed must be a function of a train message and the context"):
+        CO3Mod(seed=7)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("decay", [0.5, 1.0])
 def test_what_was_not_sent_is_sent_later(model: Tensors, decay: float) -> None:
     # The leak identity: sum of sent = sum of updates - (1 - decay) sum of earlier errors - last error.

@@ -32,6 +32,13 @@ def test_both_engines_give_the_same_accuracies_and_bytes(tmp_path: Path) -> None
     assert by_loop.runs[1].rounds[-1].accuracy > by_loop.runs[1].rounds[0].accuracy
 
 
+@pytest.mark.parametrize("scheme", ["qsgd:bits_per_parameter=0.5", "co3:rounding=stochastic"])
+def test_schemes_that_draw_give_the_same_when_a_comparison_is_made_again(tmp_path: Path, scheme: str) -> None:
+    plan = Plan(Settings(rounds=2), make_schemes([scheme]), seeds=[0], clients=2, engine="inline", parallel=1)
+    first, again = (compare(plan, tmp_path / name, Console(quiet=True)) for name in ("first", "again"))
+    assert first.problem == "" and counted(first.runs[0]) == counted(again.runs[0])
+
+
 def counted(run: Run) -> tuple[str, list[RoundResult]]:
     """Leave out what the clock says; the loss may differ in its last digits by the number of threads."""
     return run.scheme, [
