@@ -71,7 +71,7 @@ def encode(
     for i, (name, sent) in enumerate(_sent(frame, update)):
         source = update.sources[i]
         v = source.block(update.decay, 0, source.update.size)
-        error = np.subtract(v, sent, dtype=np.promote_types(v.dtype, np.float32))
+        error = _difference(v, sent)
         unit = float(update.moments.peak[i]) or 1.0
         squares[i] = np.sum(np.square(error.astype(np.float64) / unit))
         if memory is not None:
@@ -98,3 +98,11 @@ def _less(memory: ErrorMemory, name: str, sent: Array, shape: tuple[int, ...]) -
     work = np.promote_types(sent.dtype, np.float32)
     before = np.zeros(shape, work) if held is None else held.astype(work)
     return np.asarray(before - sent.reshape(shape).astype(work))
+
+
+def _difference(v: Array, sent: Array) -> Array:
+    """Return what was not sent, in at least float32; near the end of its range the difference may lie beyond it."""
+    dtype = np.promote_types(v.dtype, np.float32)
+    largest = np.finfo(dtype).max
+    with np.errstate(over="ignore"):
+        return np.clip(np.subtract(v, sent, dtype=np.float64), -largest, largest).astype(dtype)
