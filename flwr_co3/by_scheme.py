@@ -73,7 +73,8 @@ def encode(
         v = source.block(update.decay, 0, source.update.size)
         error = _difference(v, sent)
         unit = float(update.moments.peak[i]) or 1.0
-        squares[i] = np.sum(np.square(error.astype(np.float64) / unit))
+        with np.errstate(over="ignore"):  # of numbers near 0, whose error may be any multiple of theirs
+            squares[i] = min(np.sum(np.square(error.astype(np.float64) / unit)), np.finfo(np.float64).max)
         if memory is not None:
             shape = update.tensors[name].shape
             errors[name] = _less(memory, name, sent, shape) if scheme.memory == INCREMENT else error.reshape(shape)
