@@ -244,7 +244,7 @@ def largest_within(budget: int, fixed: int, update: Update, encode: Callable[[Fl
             target = budget * _SAFE[0] - _SAFE[1]
         common = short_scale(sizes.scale_for(8 * (target - fixed) / correction, caps))
         if best is not None and too_large < math.inf and 2 * (best.size - fixed) < budget - fixed:
-            common = short_scale(math.sqrt(fitting * too_large))
+            common = short_scale(math.sqrt(fitting) * math.sqrt(too_large))
         candidate = encode(np.minimum(optimal, common))
         size = candidate.size
         if size > budget:

@@ -261,3 +261,13 @@ def test_the_frame_that_loses_least_is_sent_and_not_the_largest() -> None:
     least = min(fitting, key=lambda frame: frame.error)
     assert encoded.frame == b"".join(least.parts)
     assert least.size < max(frame.size for frame in fitting)
+
+
+@pytest.mark.parametrize("limit", [41, 45, 49, 53, 57])
+def test_the_middle_of_two_scales_near_the_end_of_float64_is_a_scale(limit: int) -> None:
+    values = np.finfo(np.float64).max * np.random.default_rng(0).uniform(-1, 1, 1500)
+    encoded = Codec(CO3Config(rate=RateLimit(bytes_per_round=limit), exact=())).compress(
+        {"w": values, "b": np.zeros(())}
+    )
+    assert len(encoded.frame) <= limit
+    assert encoded.nmse <= 1
