@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from flwr_co3.schemes.trellis import best_path
+
 Floats = npt.NDArray[np.float64]
 
 #: What a bit is worth, in squared steps: the slope of the squared error over the bits where there are many of them, if
@@ -19,7 +21,6 @@ BIT_WORTH = 2 * math.log(2) * 4 / 12 / 10**0.1
 _RUNS = 512  # the machine starts anew so often: its steps are then steps of a whole vector
 _PASSES = 4  # frequencies follow from levels, which follow from frequencies
 _LARGEST = 255
-_BEFORE = (((0, 0), (1, 1)), ((2, 0), (3, 1)), ((0, 1), (1, 0)), ((2, 1), (3, 0)))  # (state, parity) that lead to each
 
 
 class Quantized(NamedTuple):
@@ -39,7 +40,7 @@ def quantize(x: npt.ArrayLike, step: float) -> Quantized:
     bits = np.tile(1.0 + np.minimum(np.arange(_LARGEST + 1), 30), (2, 1))
     levels, which = np.zeros((2, *runs.shape), np.int64)
     for _ in range(_PASSES):
-        levels, which = _viterbi(np.abs(runs), bits)
+        levels, which = _search(np.abs(runs), bits)
         counts = np.stack([np.bincount(levels[which == q], minlength=_LARGEST + 1) for q in (0, 1)])
         bits = -np.log2(np.maximum(counts, 0.5) / np.maximum(counts.sum(axis=1, keepdims=True), 1))
         bits[:, 1:] += 1  # the sign
@@ -52,25 +53,10 @@ def _decoded(levels: npt.NDArray[np.int64], which: npt.NDArray[np.int64]) -> Flo
     return np.asarray(np.maximum(2 * levels - which, 0), np.float64)
 
 
-def _viterbi(y: Floats, bits: Floats) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _search(y: Floats, bits: Floats) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Best levels of magnitudes of shape (entries, runs), and which quantiser each has."""
-    choices = [_choices(y, q, bits[q]) for q in (0, 1)]
-    cost = np.full((4, y.shape[1]), np.inf)
-    cost[0] = 0
-    came = np.empty((y.shape[0], 4, y.shape[1]), bool)
-    for entry in range(y.shape[0]):
-        ways = [[cost[state] + choices[state // 2][0][parity][entry] for state, parity in before] for before in _BEFORE]
-        came[entry] = [second < first for first, second in ways]
-        cost = np.array([np.minimum(first, second) for first, second in ways])
-    state, runs = cost.argmin(axis=0), np.arange(y.shape[1])
-    levels, which = np.empty((2, *y.shape), np.int64)
-    before = np.array(_BEFORE)
-    for entry in range(y.shape[0] - 1, -1, -1):
-        state, parity = before[state, came[entry, state, runs].astype(np.int64)].T
-        which[entry] = state // 2
-        options = np.array([[choices[q][1][p][entry] for p in (0, 1)] for q in (0, 1)])
-        levels[entry] = options[which[entry], parity, runs]
-    return levels, which
+    costs, levels = (np.array(of_both) for of_both in zip(*(_choices(y, q, bits[q]) for q in (0, 1)), strict=True))
+    return best_path(levels, costs)
 
 
 def _choices(y: Floats, q: int, bits: Floats) -> tuple[list[Floats], list[npt.NDArray[np.int64]]]:

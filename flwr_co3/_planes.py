@@ -15,6 +15,7 @@ from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
 from flwr_co3.errors import FrameError
+from flwr_co3.wire import inflate
 
 PLANES_STYPE = "flwr_co3.planes"  # an Array's serialisation type
 FLOATS = ("<f2", "<f4", "<f8")  # all that is packed
@@ -55,12 +56,11 @@ def _packed(array: Array) -> Array:
 def _unpacked(array: Array, name: str) -> NDArray[Any]:
     dtype, shape = _form(array, name)
     size = dtype.itemsize * math.prod(shape)
-    inflate = zlib.decompressobj()
     try:
-        data = inflate.decompress(array.data, size + 1)  # never more than the shape says
+        data = inflate(array.data, size, zlib.decompressobj())
     except zlib.error as error:
         raise FrameError(f"Tensor '{name}' of the whole model is damaged: {error}.") from error
-    if len(data) != size or not inflate.eof or inflate.unused_data:
+    if data is None:
         raise FrameError(f"Tensor '{name}' of the whole model is damaged: it is not of {size} bytes.")
     planes = np.frombuffer(data, np.uint8).reshape(dtype.itemsize, -1)
     rotated = np.ascontiguousarray(planes.T).view(f"<u{dtype.itemsize}").reshape(shape)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flwr_co3.correct import ErrorMemory
-from flwr_co3.frame import EMPTY, FrameReader, numpy_dtype, write_scheme_frame
+from flwr_co3.frame import EMPTY, FrameReader, narrowed, numpy_dtype, write_scheme_frame
 from flwr_co3.schemes.body import Message, exponent_for, write_body
 from flwr_co3.schemes.budget import largest_within
 from flwr_co3.schemes.scheme import CLIENT, INCREMENT, Floats, Scheme
@@ -52,10 +52,8 @@ def encode(
         sent.
     """
     exponent = exponent_for(float(update.moments.peak.max(initial=0.0)))
-    vectors = [
-        np.ldexp(source.block(update.decay, 0, source.update.size).astype(np.float64), -exponent)
-        for source in update.sources
-    ]
+    values = [source.block(update.decay, 0, source.update.size) for source in update.sources]
+    vectors = [np.ldexp(v.astype(np.float64), -exponent) for v in values]
     fresh = memory is None or memory.empty
     feedback = memory is not None and scheme.memory == CLIENT
 
@@ -68,9 +66,7 @@ def encode(
         assert budget is not None, "without a budget every frame fits"
         frame = nothing if len(nothing) <= budget else EMPTY
     errors, squares = {}, np.zeros(len(update.sources))
-    for i, (name, sent) in enumerate(_sent(frame, update)):
-        source = update.sources[i]
-        v = source.block(update.decay, 0, source.update.size)
+    for i, (v, (name, sent)) in enumerate(zip(values, _sent(frame, update), strict=True)):
         error = _difference(v, sent)
         unit = float(update.moments.peak[i]) or 1.0
         with np.errstate(over="ignore"):  # of numbers near 0, whose error may be any multiple of theirs
@@ -103,7 +99,5 @@ def _less(memory: ErrorMemory, name: str, sent: Array, shape: tuple[int, ...]) -
 
 def _difference(v: Array, sent: Array) -> Array:
     """Return what was not sent, in at least float32; near the end of its range the difference may lie beyond it."""
-    dtype = np.promote_types(v.dtype, np.float32)
-    largest = np.finfo(dtype).max
     with np.errstate(over="ignore"):
-        return np.clip(np.subtract(v, sent, dtype=np.float64), -largest, largest).astype(dtype)
+        return narrowed(np.subtract(v, sent, dtype=np.float64), np.promote_types(v.dtype, np.float32).name)

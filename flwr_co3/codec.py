@@ -159,9 +159,9 @@ class Codec:
     def __init__(self, config: CO3Config | None = None, *, seed: Seed | None = None) -> None:
         self.config = CO3Config() if config is None else config
         self._limit = self.config.limit
-        self._rng = np.random.default_rng(seed) if self.config.rounding == "stochastic" else None
         self._scheme = self.config.other_scheme
-        self._scheme_rng = np.random.default_rng(seed)
+        draws = self._scheme is not None or self.config.rounding == "stochastic"
+        self._rng = np.random.default_rng(seed) if draws else None
 
     def encode(self, update: Mapping[str, Array]) -> bytes:
         """Encode an update; see `compress`, which tells more of what it did."""
@@ -235,14 +235,15 @@ class Codec:
         """
         if max_bytes is not None and max_bytes < len(EMPTY):
             raise ValueError(f"max_bytes is {max_bytes}, and even the empty update takes {len(EMPTY)} byte.")
-        limited = max_bytes is not None or self._limit is not None
         if memory is not None and not memory.decay:
             memory = None
         if self._scheme is not None:
             return self._by_scheme(self._scheme, update, memory, max_bytes, known)
+        limited = max_bytes is not None or self._limit is not None
         checked = Update.of(update, self.config, memory, budget=limited, known=known)
-        if limited:
-            return self._within(self._budget(checked.parameters, max_bytes), checked, memory)
+        budget = self._budget(checked.parameters, max_bytes)
+        if budget is not None:
+            return self._within(budget, checked, memory)
         if self.config.scale == "optimal":
             scales = checked.optimal_scales
         else:
@@ -267,19 +268,20 @@ class Codec:
         if scheme.memory == SERVER:
             memory = None
         checked = Update.of(update, self.config, memory, known=known)
-        limited = max_bytes is not None or self._limit is not None
-        budget = self._budget(checked.parameters, max_bytes) if limited else None
+        budget = self._budget(checked.parameters, max_bytes)
         nothing = self._frame_of_zeros(checked)
-        sent = encode_by_scheme(scheme, checked, memory, self._scheme_rng, budget, nothing)
+        assert self._rng is not None, "schemes may draw"
+        sent = encode_by_scheme(scheme, checked, memory, self._rng, budget, nothing)
         entries = checked.moments.entries
         coded = max(len(sent.frame) - len(nothing), 0)
         return Encoded(sent.frame, checked, _Losses(sent.squares, coded * entries / max(float(entries.sum()), 1.0)))
 
-    def _budget(self, parameters: int, max_bytes: int | None) -> int:
+    def _budget(self, parameters: int, max_bytes: int | None) -> int | None:
+        """Bytes that a frame may have; None where nothing limits them."""
         limits = [] if max_bytes is None else [max_bytes]
         if self._limit is not None:
             limits.append(self._limit.bytes_for(parameters))
-        return min(limits)
+        return min(limits, default=None)
 
     def _within(self, budget: int, update: Update, memory: ErrorMemory | None) -> Encoded:
         """Encode with the least loss that so many bytes allow."""
@@ -287,8 +289,10 @@ class Codec:
         if len(nothing) > budget:
             nothing, best = EMPTY, None
         else:
+            header = update.header
             update = suited(update, self.config.formats, 8 * (budget - len(nothing)))
-            nothing = self._frame_of_zeros(update)
+            if update.header is not header:
+                nothing = self._frame_of_zeros(update)
             best = largest_within(budget, len(nothing), update, lambda scales: self._at(scales, update, None))
         if memory is not None:
             kept = _places(update, memory)

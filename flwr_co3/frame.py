@@ -33,7 +33,7 @@ from flwr_co3.compress.tables import decode_positives, encode_positives
 from flwr_co3.convert import Codes, FloatFormat, largest_number, magnitude_values, points_of
 from flwr_co3.errors import FrameError
 from flwr_co3.schemes.body import Body
-from flwr_co3.wire import BitReader, Reader, Writer, varint, write_bits
+from flwr_co3.wire import BitReader, Reader, Writer, inflate, unzigzag, varint, write_bits, zigzag
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
@@ -393,7 +393,7 @@ def short_scale(scale: float) -> float:
 
 def _write_format(fmt: FloatFormat) -> bytes:
     out = Writer([fmt.exponent, fmt.mantissa, fmt.top_exponent])
-    out.varint(2 * fmt.bias if fmt.bias >= 0 else -2 * fmt.bias - 1)
+    out.varint(zigzag(fmt.bias))
     out.varint(fmt.reserved)
     return bytes(out)
 
@@ -672,7 +672,7 @@ class FrameReader:
         if self._vectors is None:
             names = self._header.lossy
             self._vectors = {
-                name: _narrowed(vector, self.tensors[name].dtype)
+                name: narrowed(vector, self.tensors[name].dtype)
                 for name, vector in zip(names, body.vectors(), strict=True)
             }
         return self._vectors
@@ -683,7 +683,7 @@ class FrameReader:
         return [divisible(own) if several else own for own, several in zip(levels, shared, strict=True)]
 
 
-def _narrowed(vector: Floats, dtype: str) -> Array:
+def narrowed(vector: Floats, dtype: str) -> Array:
     """Return a vector in the type of its tensor; what is beyond its range becomes its largest number."""
     limit = largest_number(dtype)
     return np.clip(vector, -limit, limit).astype(numpy_dtype(dtype))
@@ -763,12 +763,12 @@ def _inflate_exact(data: memoryview, size: int, deflated: bool) -> bytes:
 
 
 def _inflate(data: memoryview, size: int, inflater: Any, what: str) -> bytes:
-    """Inflate to exactly `size` bytes, and never to more."""
+    """Inflate to exactly `size` bytes."""
     try:
-        raw: bytes = inflater.decompress(data, size + 1)
+        raw = inflate(data, size, inflater)
     except zlib.error as error:
         raise FrameError(f"The {what} can't be inflated: {error}.") from error
-    if len(raw) != size or not inflater.eof or inflater.unused_data:
+    if raw is None:
         raise FrameError(f"The {what} doesn't inflate to the {size} bytes that the frame says.")
     return raw
 
@@ -814,7 +814,7 @@ def _read_format(reader: Reader) -> FloatFormat:
         fmt = FloatFormat(
             exponent=exponent,
             mantissa=mantissa,
-            bias=bias // 2 if bias % 2 == 0 else -(bias + 1) // 2,
+            bias=unzigzag(bias),
             top_exponent=bool(top_exponent),
             reserved=reserved,
         )

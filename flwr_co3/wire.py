@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 from flwr_co3.errors import FrameError
 
@@ -37,6 +38,25 @@ def varint(value: int) -> bytes:
         value >>= 7
     out.append(value)
     return bytes(out)
+
+
+def zigzag(value: int) -> int:
+    """An integer of either sign as one that is not negative: 0, -1, 1, -2, .. become 0, 1, 2, 3, .."""
+    return 2 * value if value >= 0 else -2 * value - 1
+
+
+def unzigzag(code: int) -> int:
+    """Reverse `zigzag`."""
+    return code // 2 if code % 2 == 0 else -(code + 1) // 2
+
+
+def inflate(data: bytes | memoryview, size: int, inflater: Any) -> bytes | None:
+    """Inflate to exactly `size` bytes, and never to more; None if it is not so many, or if anything follows.
+
+    `inflater` is a new one of zlib's; what it raises is raised.
+    """
+    raw: bytes = inflater.decompress(data, size + 1)
+    return raw if len(raw) == size and inflater.eof and not inflater.unused_data else None
 
 
 class Reader:

@@ -25,6 +25,17 @@ class Distribution(Protocol):
         """Return the quantiles."""
 
 
+def log_likelihood(model: Distribution, x: Floats) -> float:
+    """Return the mean over the values, in bits."""
+    return float(np.mean(model.logpdf(x)) / np.log(2))
+
+
+def wasserstein2(model: Distribution, x: Floats) -> float:
+    """Return the Wasserstein-2 distance between the values and the distribution, in the values' unit."""
+    quantiles = model.ppf((np.arange(len(x)) + 0.5) / len(x))
+    return float(np.sqrt(np.mean((np.sort(x) - quantiles) ** 2)))
+
+
 def _laplace(x: Floats) -> Distribution:
     return GenNorm.laplace(float(np.mean(np.abs(x))))
 

@@ -9,6 +9,7 @@ from flwr.app import ArrayRecord, Message
 from numpy.typing import NDArray
 
 from flwr_co3 import GenNorm
+from simulations.distributions import log_likelihood, wasserstein2
 
 _LAYERS = 3
 _SMALLEST_LAYER = 256  # entries; less says little about a distribution
@@ -103,13 +104,12 @@ def fit_layer(layer: str, server_round: int, update: NDArray[Any]) -> LayerFit |
 
 
 def _judge(name: str, model: GenNorm, x: NDArray[np.float64]) -> ModelFit:
-    quantiles = model.ppf((np.arange(len(x)) + 0.5) / len(x))
     return ModelFit(
         name=name,
         shape=float(model.shape),
         scale=float(model.scale),
-        log_likelihood=float(np.mean(model.logpdf(x)) / np.log(2)),
-        w2=float(np.sqrt(np.mean((np.sort(x) - quantiles) ** 2))),
+        log_likelihood=log_likelihood(model, x),
+        w2=wasserstein2(model, x),
     )
 
 

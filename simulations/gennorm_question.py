@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -14,7 +13,7 @@ from flwr_co3.compress.frequencies import COST_BITS, Frequencies, cost_of, norma
 from flwr_co3.compress.huffman import code_lengths
 from flwr_co3.compress.tables import Fit, counted
 from flwr_co3.convert.optimal_scale import optimal_scale
-from simulations.distributions import CANDIDATES, Distribution
+from simulations.distributions import CANDIDATES, Distribution, log_likelihood, wasserstein2
 from simulations.settings import Settings
 from simulations.snapshots import TIMES, Snapshot, take_snapshots
 
@@ -101,20 +100,13 @@ def judge(snapshot: Snapshot) -> list[Judgement]:
 
     two_numbers = Fit.of(1.0, 1.0).header
     fitted = [
-        judgement(name, _frequencies(model, scale), two_numbers, _log_likelihood(model, sample), _w2(model, sample))
+        judgement(
+            name, _frequencies(model, scale), two_numbers, log_likelihood(model, sample), wasserstein2(model, sample)
+        )
         for name, model in fits.items()
     ]
     table = counted(counts)
     return [*fitted, judgement(COUNTED, table.frequencies, table.header, np.nan, np.nan)]
-
-
-def _log_likelihood(model: Distribution, sample: NDArray[np.float64]) -> float:
-    return float(np.mean(model.logpdf(sample)) / np.log(2))
-
-
-def _w2(model: Distribution, rising: NDArray[np.float64]) -> float:
-    quantiles = model.ppf((np.arange(len(rising)) + 0.5) / len(rising))
-    return float(np.sqrt(np.mean((rising - quantiles) ** 2)))
 
 
 def _frequencies(model: Distribution, scale: float) -> Frequencies:

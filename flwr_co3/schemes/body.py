@@ -13,7 +13,7 @@ from flwr_co3.errors import FrameError
 from flwr_co3.schemes.levels import read_levels, read_models, write_levels
 from flwr_co3.schemes.registry import scheme_class
 from flwr_co3.schemes.scheme import Floats, Parts, Scheme
-from flwr_co3.wire import Reader, Writer
+from flwr_co3.wire import Reader, Writer, unzigzag, zigzag
 
 #: Vectors whose largest magnitude lies within these are coded as they are; others in units of a power of two.
 _PLAIN = 2.0**-60, 2.0**60
@@ -50,7 +50,7 @@ def write_body(message: Message) -> tuple[bytes, list[bytes]]:
     coded = write_levels(parts.levels)
     head = Writer()
     head.block(scheme.name.encode("ascii"))
-    head.varint(2 * _zigzag(exponent) + fresh)
+    head.varint(2 * zigzag(exponent) + fresh)
     head.varint(parts.numbers.size)
     head += parts.numbers.astype("<f4").tobytes()
     head += coded.models
@@ -80,7 +80,7 @@ class Body:
         head = Reader(models, "section of models")
         self.scheme = _scheme(head.block())
         said = head.varint(4 * _MAX_EXPONENT)
-        self.exponent, self.fresh = _unzigzag(said // 2), bool(said % 2)
+        self.exponent, self.fresh = unzigzag(said // 2), bool(said % 2)
         self._numbers = np.frombuffer(head.take(4 * head.varint(head.left // 4)), "<f4").astype(np.float32)
         if not np.isfinite(self._numbers).all():
             raise FrameError("The frame has numbers that are not finite.")
@@ -132,11 +132,3 @@ def _scheme(name: memoryview) -> Scheme:
         return scheme_class(str(name, "ascii"))()
     except ValueError as error:
         raise FrameError(f"The frame is of a scheme that is not known here. {error}") from error
-
-
-def _zigzag(value: int) -> int:
-    return 2 * value if value >= 0 else -2 * value - 1
-
-
-def _unzigzag(code: int) -> int:
-    return code // 2 if code % 2 == 0 else -(code + 1) // 2

@@ -44,7 +44,8 @@ class Rotated(Scheme):
         blocks = block_sizes(sum(vector.size for vector in vectors))
         x = np.concatenate([join(vectors), np.zeros(sum(blocks) - sum(vector.size for vector in vectors))])
         signs = signs_of(hashes(x.size, seed))
-        rotated = [rotate(block) for block in split(x * signs, blocks)]
+        flipped: Floats = x * signs
+        rotated = [rotate(block) for block in split(flipped, blocks)]
         norms = [float(np.linalg.norm(block)) for block in rotated]
         normal = join([r * (math.sqrt(r.size) / (n or 1.0)) for r, n in zip(rotated, norms, strict=True)])
         tables = [normal_levels(low), normal_levels(low + 1)]

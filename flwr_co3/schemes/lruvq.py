@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from flwr_co3.schemes.scheme import Floats, Integers, Knob, Parts, Scheme, check_number, join, split
+from flwr_co3.schemes.scheme import Floats, Knob, Parts, Scheme, check_number, join, split
 from flwr_co3.schemes.topk import largest
 from flwr_co3.schemes.trellis import dequantize, quantize
 
@@ -53,7 +53,7 @@ class LRUVQ(Scheme):
         if step:
             indices = quantize(kept / float(step))
             levels[positions] = indices + (indices >= 0)
-        return Parts(list(_split_integers(levels, vectors)), np.array([step], np.float32))
+        return Parts(list(split(levels, [vector.size for vector in vectors])), np.array([step], np.float32))
 
     def decode(self, parts: Parts, sizes: Sequence[int]) -> Iterator[Floats]:
         """See `Scheme`."""
@@ -63,7 +63,3 @@ class LRUVQ(Scheme):
         v = np.zeros(levels.size)
         v[positions] = dequantize(levels[positions] - (levels[positions] > 0)) * step
         return split(v, sizes)
-
-
-def _split_integers(levels: Integers, vectors: Sequence[Floats]) -> list[Integers]:
-    return np.split(levels, np.cumsum([vector.size for vector in vectors]))[: len(vectors)]

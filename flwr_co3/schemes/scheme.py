@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 Float32s = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.integer[Any]]
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 #: Where what was not sent is remembered.
 CLIENT, INCREMENT, SERVER = "client", "increment", "server"
@@ -183,8 +184,8 @@ def join(vectors: Sequence[Floats]) -> Floats:
     return np.concatenate(vectors) if vectors else np.empty(0)
 
 
-def split(v: Floats, sizes: Sequence[int]) -> Iterator[Floats]:
-    """Reverse `join`."""
+def split(v: npt.NDArray[Scalar], sizes: Sequence[int]) -> Iterator[npt.NDArray[Scalar]]:
+    """Reverse `join`, for an array of any type."""
     ends = itertools.accumulate(sizes)
     for size, end in zip(sizes, ends, strict=True):
         yield v[end - size : end]

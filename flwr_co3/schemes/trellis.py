@@ -17,6 +17,8 @@ import numpy.typing as npt
 
 from flwr_co3.schemes.scheme import Floats, Integers
 
+Int64s = npt.NDArray[np.int64]
+
 _BLOCK = 256
 # Squared steps that a bit is worth: the slope 2 ln 2 D of entropy-coded quantisers, D = 4 / 12 less 1 dB or so of gain.
 _LAMBDA = 0.35
@@ -34,22 +36,40 @@ def quantize(x: Floats) -> Integers:
     steps = padded.reshape(blocks, _BLOCK).T  # one row for each step of all blocks
     used = (np.arange(blocks * _BLOCK) < n).reshape(blocks, _BLOCK).T
     indices, costs = _candidates(steps, _penalty(x))  # shape (2 quantisers, 2 parities, steps, blocks)
-    costs *= used
-    cost = np.full((4, blocks), np.inf)
+    found, _ = best_path(indices, costs * used)
+    return found.T.reshape(-1)[:n]
+
+
+def best_path(indices: Integers, costs: Floats) -> tuple[Int64s, Int64s]:
+    """Find the path of least cost by Viterbi's algorithm; each column is a path of its own, from state 0.
+
+    Parameters
+    ----------
+    indices, costs : ndarray, shape (2 quantisers, 2 parities, steps, columns)
+        What a path may take in each step, by the quantiser of its state and the parity of the index, and at what cost.
+
+    Returns
+    -------
+    (ndarray, ndarray), both of shape (steps, columns)
+        The indices taken, and the quantiser of each: 0 or 1.
+    """
+    steps, columns = costs.shape[2:]
+    cost = np.full((4, columns), np.inf)
     cost[0] = 0
-    came: npt.NDArray[np.bool_] = np.empty((_BLOCK, 4, blocks), np.bool_)
-    for t in range(_BLOCK):
+    came: npt.NDArray[np.bool_] = np.empty((steps, 4, columns), np.bool_)
+    for t in range(steps):
         first, second = (cost[_FROM[:, k, 0]] + costs[_FROM[:, k, 0] // 2, _FROM[:, k, 1], t] for k in range(2))
         came[t] = second < first
         cost = np.minimum(first, second)
     state = np.argmin(cost, axis=0)
-    found = np.empty((_BLOCK, blocks), np.int64)
-    column = np.arange(blocks)
-    for t in range(_BLOCK - 1, -1, -1):
+    found, quantisers = np.empty((2, steps, columns), np.int64)
+    column = np.arange(columns)
+    for t in range(steps - 1, -1, -1):
         before = _FROM[state, came[t, state, column].astype(np.intp)]
         state = before[:, 0]
-        found[t] = indices[state // 2, before[:, 1], t, column]
-    return found.T.reshape(-1)[:n]
+        quantisers[t] = state // 2
+        found[t] = indices[quantisers[t], before[:, 1], t, column]
+    return found, quantisers
 
 
 def dequantize(indices: Integers) -> Floats:
