@@ -26,7 +26,6 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Strategy
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, no_object_id_recompute
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
-from flwr.supercore.task_identity import TaskIdentity
 
 from benchmarks import options
 from benchmarks.layouts import draw_layout
@@ -34,6 +33,7 @@ from benchmarks.output import Form, Row, Table, show
 from benchmarks.pipeline import Update
 from benchmarks.settings import choose
 from flwr_co3 import CO3Config, CO3Mod, CO3Strategy
+from simulations.inline import outside_a_run
 
 PLAIN = "FedAvg, float32"
 
@@ -249,17 +249,14 @@ def _travel(message: Message) -> Message:
 @contextmanager
 def as_in_a_run() -> Iterator[None]:
     """Let strategies make messages outside a run, where Flower says who is running, and keep its log quiet."""
-    logger, fields = logging.getLogger("flwr"), ("_task_id", "_run_id", "_node_id")
-    before = logger.level, [getattr(TaskIdentity, field) for field in fields]
+    logger = logging.getLogger("flwr")
+    before = logger.level
     logger.setLevel(logging.ERROR)
-    for field in fields:
-        setattr(TaskIdentity, field, 1)
     try:
-        yield
+        with outside_a_run():
+            yield
     finally:
-        logger.setLevel(before[0])
-        for field, value in zip(fields, before[1], strict=True):
-            setattr(TaskIdentity, field, value)
+        logger.setLevel(before)
 
 
 if __name__ == "__main__":

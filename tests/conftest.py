@@ -1,4 +1,4 @@
-"""What tests all over the core share."""
+"""What tests in several folders share."""
 
 from collections.abc import Iterator
 
@@ -12,3 +12,12 @@ def engine(request: pytest.FixtureRequest) -> Iterator[str]:
     """Either form of the hot loops in turn, for modules all of whose tests must hold for both (`usefixtures`)."""
     with running(request.param):
         yield request.param
+
+
+@pytest.fixture
+def task() -> Iterator[None]:
+    """Let strategies make messages outside a run."""
+    from simulations.inline import outside_a_run  # here: the core's tests also run where there are no simulations
+
+    with outside_a_run():
+        yield

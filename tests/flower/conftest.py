@@ -2,16 +2,8 @@
 
 import numpy as np
 import pytest
-from flwr.supercore.task_identity import TaskIdentity
 
 from tests.flower.helpers import Tensors
-
-
-@pytest.fixture
-def task(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let strategies make messages outside a run."""
-    for name in ("_task_id", "_run_id", "_node_id"):
-        monkeypatch.setattr(TaskIdentity, name, 1)
 
 
 @pytest.fixture

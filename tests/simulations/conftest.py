@@ -10,7 +10,6 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from flwr.supercore.task_identity import TaskIdentity
 from PIL import Image
 
 from simulations.federation import RoundResult
@@ -34,13 +33,6 @@ def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows = {"picture": [Image.fromarray(each) for each in pixels], "kind": [k % 3 for k in range(count)]}
         datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / f"{split}.parquet")
     return folder
-
-
-@pytest.fixture
-def task(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let strategies make messages outside a run."""
-    for name in ("_task_id", "_run_id", "_node_id"):
-        monkeypatch.setattr(TaskIdentity, name, 1)
 
 
 @pytest.fixture
