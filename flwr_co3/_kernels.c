@@ -969,73 +969,86 @@ static PyObject *py_packed_frequencies(PyObject *self, PyObject *args) {
     return bytes_of(packed, 8 * size);
 }
 
-PyDoc_STRVAR(dense_table_doc,
-"dense_table(counts, edges, shape, width, nonzero_shape, nonzero_width, packed, log2)\n"
-"    -> (kind, header, factor, frequencies, packed frequencies, cost)\n\n"
-"The cheapest table for all levels of a group, and how many symbols to pack into one; see group._dense_table.");
-static PyObject *py_dense_table(PyObject *self, PyObject *args) {
-    Py_buffer counts_buffer, edges, log2_buffer;
-    double shape, width, nonzero_shape, nonzero_width;
+/* The cheapest counted, fitted or zero-share table of a group, and which of these; -1 if there is none. */
+static int best_dense(const int64_t *counts, int64_t total, const double *edges, int m, const uint8_t *fits[2],
+                      const int32_t *log2, Table *best) {
+    int n = 2 * m + 1, kind = COUNTED, have_zeros = counts[m] > 0 && counts[m] < total;
+    if (best_counted(counts, n, 1, log2, best) < 0) return -1;
+    int64_t shares[2] = {0, 0};
+    if (have_zeros) {
+        shares[1] = (TOTAL * counts[m] * 2 + total) / (2 * total);
+        if (shares[1] < 1) shares[1] = 1;
+        if (shares[1] > TOTAL - 2 * m) shares[1] = TOTAL - 2 * m;
+    }
+    for (int with_share = 0; with_share <= have_zeros; with_share++) {
+        const uint8_t *fit = fits[with_share];
+        uint64_t bits = (uint64_t)load16(fit + 1) << 47;
+        double width, shape = (fit[0] + 1) * (fit[0] + 1) / 16384.0;
+        memcpy(&width, &bits, 8);
+        if (shape < 0.2) shape = 0.2;
+        Table t = {{0}, 3 + 2 * with_share, {0}, 0};
+        memcpy(t.header, fit, 3);
+        t.header[3] = (uint8_t)shares[1], t.header[4] = (uint8_t)(shares[1] >> 8);
+        if (!sound_fit(shape, width) ||
+            fitted_frequencies(shape, width, edges, m, shares[with_share], t.frequencies) < 0)
+            return -1;
+        t.cost = cost_of(counts, t.frequencies, n, log2);
+        if (t.cost >= 0 && size_of(&t) < size_of(best)) kind = FITTED + with_share, *best = t;
+    }
+    return kind;
+}
+
+PyDoc_STRVAR(dense_group_doc, "dense_group(counts, edges, fit, nonzero_fit, packed, log2)\n"
+"    -> (header, factor, filler, packed frequencies, cost)\n\n"
+"The cheapest table for all levels of a group, and how many symbols to pack into one; see group._dense. Fits are as\n"
+"they are sent, in three bytes.");
+static PyObject *py_dense_group(PyObject *self, PyObject *args) {
+    Py_buffer counts_buffer, edges, fit, nonzero_fit, log2_buffer;
     int pack;
     (void)self;
-    if (!PyArg_ParseTuple(args, "y*y*ddddpy*", &counts_buffer, &edges, &shape, &width, &nonzero_shape, &nonzero_width,
-                          &pack, &log2_buffer))
+    if (!PyArg_ParseTuple(args, "y*y*y*y*py*", &counts_buffer, &edges, &fit, &nonzero_fit, &pack, &log2_buffer))
         return NULL;
-    Table tables[4];
+    Table table;
     const int64_t *counts = counts_buffer.buf;
     const int32_t *log2 = log2_buffer.buf;
-    int m = (int)(edges.len / 8), n = 2 * m + 1, ok = m >= 1 && m <= 127 && counts_buffer.len == 8 * n &&
-        log2_buffer.len >= (TOTAL + 1) * 4;
-    int64_t total = 0, packed[MAX_ALPHABET], candidate[MAX_ALPHABET], least = 0, sizes[9] = {0};
-    int best = COUNTED, factor = 1, packed_size = 0;
-    ok = ok && sound_counts(counts, n) && sound_fit(shape, width) && sound_fit(nonzero_shape, nonzero_width);
-    if (ok) {
-        for (int i = 0; i < n; i++) total += counts[i];
-        ok = total > 0 && best_counted(counts, n, 1, log2, &tables[COUNTED]) == 0;
-    }
-    if (ok) {
-        tables[FITTED].header_size = 3; /* one byte of shape, two of width */
-        tables[FITTED_ZERO_SHARE].header_size = 5;
-        int have_zeros = counts[m] > 0 && counts[m] < total;
-        int64_t share = have_zeros ? (TOTAL * counts[m] * 2 + total) / (2 * total) : 0;
-        if (have_zeros) {
-            if (share < 1) share = 1;
-            if (share > TOTAL - 2 * m) share = TOTAL - 2 * m;
-        }
-        for (int kind = FITTED; kind <= FITTED_ZERO_SHARE - !have_zeros; kind++) {
-            Table *t = &tables[kind];
-            int zero_share = kind == FITTED_ZERO_SHARE;
-            if (fitted_frequencies(zero_share ? nonzero_shape : shape, zero_share ? nonzero_width : width, edges.buf, m,
-                                   zero_share ? share : 0, t->frequencies) < 0) { ok = 0; break; }
-            t->cost = cost_of(counts, t->frequencies, n, log2);
-            if (t->cost >= 0 && size_of(t) < size_of(&tables[best])) best = kind;
-        }
-    }
+    const uint8_t *fits[2] = {fit.buf, nonzero_fit.buf};
+    int m = (int)(edges.len / 8), n = 2 * m + 1, kind = -1, factor = 1, size = 0, filler = 0;
+    int64_t total = 0, packed[MAX_ALPHABET], least = 0, sizes[9] = {0};
+    int ok = m >= 1 && m <= 127 && counts_buffer.len == 8 * n && log2_buffer.len >= (TOTAL + 1) * 4 && fit.len == 3 &&
+             nonzero_fit.len == 3 && sound_counts(counts, n);
+    for (int i = 0; ok && i < n; i++) total += counts[i];
+    if (ok && total) kind = best_dense(counts, total, edges.buf, m, fits, log2, &table);
+    ok = kind > 0;
+    int64_t own = ok ? (int64_t)table.header_size << (3 + COST_BITS) : 0;
     if (ok) {
         int largest = 1;
         if (pack)
-            for (int size = n; size * n <= MAX_ALPHABET; size *= n) largest++;
-        for (int k = largest; k > 0; k--) {
-            int size = pack_frequencies(tables[best].frequencies, n, k, candidate);
-            if (size < 0) { ok = 0; break; }
-            sizes[k] = k == 1 ? tables[best].cost : packed_cost(counts, n, total, k, candidate, size, log2);
-            sizes[k] += (int64_t)tables[best].header_size << (3 + COST_BITS);
+            for (size = n; size * n <= MAX_ALPHABET; size *= n) largest++;
+        for (int k = largest; ok && k > 0; k--) {
+            size = pack_frequencies(table.frequencies, n, k, packed);
+            if (size < 0) ok = 0;
+            else sizes[k] = k == 1 ? table.cost : packed_cost(counts, n, total, k, packed, size, log2);
+            sizes[k] += own;
             if (k == largest || sizes[k] < least) least = sizes[k];
         }
-        for (factor = largest; ok && sizes[factor] > least + least / 1000; factor--) {}
-        if (ok) packed_size = pack_frequencies(tables[best].frequencies, n, factor, packed);
+        for (factor = largest; ok && sizes[factor] > least + least / 1000;) factor--;
+        if (ok) size = pack_frequencies(table.frequencies, n, factor, packed);
+        for (int i = 1; i < n; i++)
+            if (table.frequencies[i] > table.frequencies[filler]) filler = i;
     }
     PyBuffer_Release(&counts_buffer);
     PyBuffer_Release(&edges);
+    PyBuffer_Release(&fit);
+    PyBuffer_Release(&nonzero_fit);
     PyBuffer_Release(&log2_buffer);
     if (!ok) {
         PyErr_SetString(PyExc_ValueError, "A dense table takes 3 to 255 counts, not all 0, and the edges between them.");
         return NULL;
     }
-    int header_size = best == COUNTED ? tables[best].header_size : 0;
-    return Py_BuildValue("(iNiNNL)", best, bytes_of(tables[best].header, header_size), factor,
-                         bytes_of(tables[best].frequencies, 8 * n), bytes_of(packed, 8 * packed_size),
-                         (long long)(sizes[factor] - ((int64_t)tables[best].header_size << (3 + COST_BITS))));
+    uint8_t header[2 + sizeof table.header] = {(uint8_t)(kind | (factor - 1) << 4), (uint8_t)m};
+    memcpy(header + 2, table.header, table.header_size);
+    return Py_BuildValue("(NiiNL)", bytes_of(header, 2 + table.header_size), factor, filler, bytes_of(packed, 8 * size),
+                         (long long)(sizes[factor] - own));
 }
 
 /* -- rANS --------------------------------------------------------------------------------------------------------- */
@@ -1612,19 +1625,32 @@ INLINE void add_level(Gaps *g, int64_t position, uint8_t symbol) {
     g->before = position;
 }
 
-PyDoc_STRVAR(gaps_doc, "gaps(symbols, zero, reach, levels, shift) -> (tokens, low, levels)\n\n"
-"What is coded of a sparse group, as bytes: tokens of the gaps, low bits in planes, and the symbols that are not `zero`\n"
-"renumbered to 0 .. 2 reach - 1. There are exactly `levels` of them.");
+/* So many of the lowest bits of gaps are sent as they are: a mean gap has a token of 8 or so; see sparse.gaps_of. */
+static int gap_shift(const uint8_t *symbols, int64_t n, uint8_t zero, int64_t levels) {
+    const uint64_t zeros = zero * 0x0101010101010101u;
+    uint64_t eight;
+    for (; n >= 8; n -= 8) {
+        memcpy(&eight, symbols + n - 8, 8);
+        if (eight != zeros) break;
+    }
+    while (n && symbols[n - 1] == zero) n--;
+    int bits = n > levels ? bit_length((n - levels) / (8 * levels)) : 0;
+    return bits ? bits - 1 : 0;
+}
+
+PyDoc_STRVAR(gaps_doc, "gaps(symbols, zero, reach, levels) -> (tokens, low, shift, levels)\n\n"
+"What is coded of a sparse group, as bytes: tokens of the gaps, `shift` low bits in planes, and the symbols that are\n"
+"not `zero` renumbered to 0 .. 2 reach - 1. There are exactly `levels` of them, at least one.");
 static PyObject *py_gaps(PyObject *self, PyObject *args) {
     Py_buffer buffer;
-    int zero, reach, shift;
+    int zero, reach;
     long long levels;
     PyObject *result = NULL;
     (void)self;
-    if (!PyArg_ParseTuple(args, "y*iiLi", &buffer, &zero, &reach, &levels, &shift)) return NULL;
+    if (!PyArg_ParseTuple(args, "y*iiL", &buffer, &zero, &reach, &levels)) return NULL;
     const uint8_t *symbols = buffer.buf;
     int64_t n = buffer.len, plane, room;
-    int ok = levels >= 0 && levels <= n && shift >= 0 && shift <= 40;
+    int ok = levels > 0 && levels <= n, shift = ok ? gap_shift(symbols, n, (uint8_t)zero, levels) : 0;
     plane = ok ? (levels + 7) / 8 : 0;
     room = ok ? levels + (n >> shift) / ESCAPE + 1 : 0;
     Gaps g = {NULL, NULL, NULL, plane, 0, 0, -1, zero, reach, shift};
@@ -1655,7 +1681,7 @@ static PyObject *py_gaps(PyObject *self, PyObject *args) {
         Py_END_ALLOW_THREADS
         if (too_many || g.found != levels) too_short("count of levels");
         else
-            result = Py_BuildValue("(NNN)", bytes_of(g.tokens, g.used), bytes_of(g.low, plane * shift),
+            result = Py_BuildValue("(NNiN)", bytes_of(g.tokens, g.used), bytes_of(g.low, plane * shift), shift,
                                    bytes_of(g.levels, levels));
     }
     free(g.tokens);
@@ -1663,6 +1689,56 @@ static PyObject *py_gaps(PyObject *self, PyObject *args) {
     free(g.levels);
     PyBuffer_Release(&buffer);
     return result;
+}
+
+/* Frequencies of a geometric distribution, its rest in the last token; see frequencies.geometric. */
+static int geometric(int64_t ratio, int64_t *out) {
+    int64_t weights[TOKENS], rest = 1 << 30;
+    for (int k = 0; k < TOKENS - 1; k++) {
+        int64_t after = rest * ratio >> 8;
+        weights[k] = rest - after > 1 ? rest - after : 1;
+        rest = after;
+    }
+    weights[TOKENS - 1] = rest > 1 ? rest : 1;
+    return normalize(weights, TOKENS, TOTAL, out);
+}
+
+PyDoc_STRVAR(token_table_doc, "token_table(tokens, shift, log2) -> (header, frequencies, cost)\n\n"
+"The cheapest table for the tokens of gaps, geometric or counted; see sparse.token_table.");
+static PyObject *py_token_table(PyObject *self, PyObject *args) {
+    Py_buffer buffer, log2;
+    int shift;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "y*iy*", &buffer, &shift, &log2)) return NULL;
+    const uint8_t *tokens = buffer.buf;
+    int64_t counts[TOKENS] = {0}, n = buffer.len, total = 0;
+    int ok = n > 0 && shift >= 0 && shift <= 40 && log2.len >= (TOTAL + 1) * 4, counted = 0;
+    for (int64_t i = 0; ok && i < n; i++) {
+        ok = tokens[i] < TOKENS;
+        if (ok) counts[tokens[i]]++, total += tokens[i];
+    }
+    Table fitted = {{0}, 2, {0}, 0}, table;
+    if (ok) {
+        double ratio = rint((double)(256 * total) / (double)(n + total));
+        ratio = ratio < 1 ? 1 : ratio > 255 ? 255 : ratio;
+        fitted.header[0] = (uint8_t)shift, fitted.header[1] = (uint8_t)ratio;
+        ok = geometric(fitted.header[1], fitted.frequencies) == 0 && best_counted(counts, TOKENS, 0, log2.buf, &table) == 0;
+        if (ok) {
+            fitted.cost = cost_of(counts, fitted.frequencies, TOKENS, log2.buf);
+            counted = size_of(&table) + ((int64_t)1 << (3 + COST_BITS)) < size_of(&fitted);
+        }
+    }
+    PyBuffer_Release(&buffer);
+    PyBuffer_Release(&log2);
+    if (!ok) {
+        PyErr_SetString(PyExc_ValueError, "A table of tokens takes at least one token, each of them below 64.");
+        return NULL;
+    }
+    if (!counted) table = fitted;
+    uint8_t header[1 + sizeof table.header] = {(uint8_t)(shift | 0x80)};
+    memcpy(header + counted, table.header, table.header_size);
+    return Py_BuildValue("(NNL)", bytes_of(header, counted + table.header_size), bytes_of(table.frequencies, 8 * TOKENS),
+                         (long long)table.cost);
 }
 
 enum { CHECK, SYMBOLS, ASSIGN, ADD };
@@ -2064,12 +2140,13 @@ static PyMethodDef methods[] = {
     {"counted_table", py_counted_table, METH_VARARGS, counted_table_doc},
     {"fitted_frequencies", py_fitted_frequencies, METH_VARARGS, fitted_frequencies_doc},
     {"packed_frequencies", py_packed_frequencies, METH_VARARGS, packed_frequencies_doc},
-    {"dense_table", py_dense_table, METH_VARARGS, dense_table_doc},
+    {"dense_group", py_dense_group, METH_VARARGS, dense_group_doc},
     {"rans_encode", py_rans_encode, METH_VARARGS, rans_encode_doc},
     {"rans_decode", py_rans_decode, METH_VARARGS, rans_decode_doc},
     {"huffman_encode", py_huffman_encode, METH_VARARGS, huffman_encode_doc},
     {"huffman_decode", py_huffman_decode, METH_VARARGS, huffman_decode_doc},
     {"gaps", py_gaps, METH_VARARGS, gaps_doc},
+    {"token_table", py_token_table, METH_VARARGS, token_table_doc},
     {"place", py_place, METH_VARARGS, place_doc},
     {"dequantize", py_dequantize, METH_VARARGS, dequantize_doc},
     {"activity", py_activity, METH_VARARGS, activity_doc},

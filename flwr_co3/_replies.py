@@ -42,8 +42,8 @@ class SentModel:
         exact_ones = set()
         for name, load in self._tensors.items():
             array = load()
-            exact = is_exact(name, array, config)
-            self.specs[name] = TensorSpec(array.dtype.name, array.shape)
+            self.specs[name] = TensorSpec.of(array)
+            exact = is_exact(name, self.specs[name], config)
             self.like[name] = TensorSpec(_dtype_on_wire(array.dtype, exact), array.shape)
             self.parameters += array.size
             exact_ones.update([name] if exact else [])

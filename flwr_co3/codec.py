@@ -195,7 +195,7 @@ class Codec:
 
     def is_exact(self, name: str, array: Array) -> bool:
         """Whether a tensor travels without loss: it is no float, or small, or its name is among the exact ones."""
-        return is_exact(name, array, self.config)
+        return is_exact(name, TensorSpec.of(array), self.config)
 
     def compress(
         self,
@@ -251,7 +251,7 @@ class Codec:
         kept = None if memory is None else _places(checked, memory)
         attempt = self._at(scales, checked, kept)
         if memory is not None and kept is not None:
-            _replace(memory, checked, kept)
+            memory.replace(dict(zip(checked.header.lossy, kept, strict=True)))
         parts, losses = attempt.parts, attempt.losses
         del attempt  # its symbols make room for the frame
         return Encoded(b"".join(parts), checked, losses)
@@ -308,7 +308,7 @@ class Codec:
                     kept,
                     cells=best.cells,
                 )
-            _replace(memory, update, kept)
+            memory.replace(dict(zip(update.header.lossy, kept, strict=True)))
         if best is not None:
             parts, losses = best.parts, best.losses
             del best
@@ -377,18 +377,12 @@ def _sums(values: Floats, lengths: Sequence[int]) -> Floats:
 
 
 def _places(update: Update, memory: ErrorMemory) -> list[Array]:
-    """Where the new errors go, flat."""
-    return [memory.place(name, update.tensors[name]).reshape(-1) for name in update.header.lossy]
+    """Where the new errors go."""
+    return [memory.place(name, update.tensors[name]) for name in update.header.lossy]
 
 
 def _keep_all(update: Update, kept: Sequence[Array]) -> None:
     """Nothing is sent: all of it is kept."""
     for source, new in zip(update.sources, kept, strict=True):
         for start in range(0, new.size, BLOCK):
-            new[start : start + BLOCK] = source.block(update.decay, start, start + BLOCK)
-
-
-def _replace(memory: ErrorMemory, update: Update, kept: Sequence[Array]) -> None:
-    shapes = (update.tensors[name].shape for name in update.header.lossy)
-    errors = {name: new.reshape(shape) for name, new, shape in zip(update.header.lossy, kept, shapes, strict=True)}
-    memory.replace(errors)
+            new.reshape(-1)[start : start + BLOCK] = source.block(update.decay, start, start + BLOCK)

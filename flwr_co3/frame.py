@@ -159,6 +159,11 @@ class Header:
         return Header.of(self.format, self.coder, self.tensors, self.exact, self.known, joined=True)
 
     @cached_property
+    def entries(self) -> int:
+        """Entries of all tensors."""
+        return sum(spec.entries for spec in self.tensors.values())
+
+    @cached_property
     def nbytes(self) -> int:
         """Bytes that the decoded tensors take."""
         return sum(spec.nbytes for spec in self.tensors.values())

@@ -23,6 +23,7 @@ SEGMENT = 1 << 18
 # Entries per block of a numpy pass: a few float32 buffers of it stay in a core's own cache.
 BLOCK = 1 << 14
 
+_FLOAT32 = np.dtype(np.float32)
 _LANES = 16  # a segment's entry i is added to sum i mod 16
 #: A float32's bits without so many of the lowest are its bin: there are 16 in each octave.
 FLOAT32_BIN_SHIFT = 19
@@ -32,33 +33,48 @@ BINS = 1 << (31 - FLOAT32_BIN_SHIFT)
 class Source(NamedTuple):
     """A tensor that is to be sent, and what its memory adds to it."""
 
-    update: Array  # shape (n,), contiguous, aligned and of native byte order
+    update: Array  # contiguous, aligned and of native byte order
     error: npt.NDArray[np.float32] | None  # the same shape; only where the update is float32
     received: np.dtype[Any] | None = None  # what the receiver gets, if that has half the update's precision
 
     def block(self, decay: float, start: int, stop: int) -> Array:
-        """What is to be sent of some entries."""
-        block = self.update[start:stop]
+        """What is to be sent of some entries, flat."""
+        block = self.update.reshape(-1)[start:stop]
         if self.error is None:
             return block
         with np.errstate(over="ignore", invalid="ignore"):  # whoever measures it notices
-            total: Array = self.error[start:stop] * np.float32(decay)
+            total: Array = self.error.reshape(-1)[start:stop] * np.float32(decay)
             total += block
         return total
 
 
-def flat(tensor: Array) -> Array:
+def contiguous(tensor: Array) -> Array:
     """Return a tensor as passes want it: one contiguous run of native numbers, a copy only if it must be."""
     native = tensor if tensor.dtype.isnative else tensor.astype(tensor.dtype.newbyteorder("="))
-    if not (native.flags.c_contiguous and native.flags.aligned):
-        native = np.array(native, order="C")
-    return native.reshape(-1)
+    flags = native.flags
+    return native if flags.c_contiguous and flags.aligned else np.array(native, order="C")
 
 
 def segments(sizes: Sequence[int], which: Sequence[int]) -> npt.NDArray[np.int64]:
     """Cut tensors into segments: rows of (tensor, start, stop), in order."""
-    rows = [(t, start, min(start + SEGMENT, sizes[t])) for t in which for start in range(0, sizes[t], SEGMENT)]
-    return np.array(rows, np.int64).reshape(-1, 3)
+    tensor = np.array(which, np.int64)
+    size = np.array(sizes, np.int64)[tensor]
+    pieces = -(-size // SEGMENT)
+    first = np.repeat(np.cumsum(pieces) - pieces, pieces)
+    start = SEGMENT * (np.arange(first.size) - first)
+    return np.stack([np.repeat(tensor, pieces), start, np.minimum(start + SEGMENT, np.repeat(size, pieces))], axis=1)
+
+
+def of_float32(sources: Sequence[Source]) -> list[int]:
+    """Places of the float32 tensors: compiled loops take no others."""
+    return [t for t, source in enumerate(sources) if source.update.dtype == _FLOAT32]
+
+
+def for_loops(sources: Sequence[Source], which: Sequence[int]) -> tuple[list[Array | None], list[Array | None]]:
+    """Updates and errors of some tensors, as compiled loops want them; None stands for the others."""
+    wanted = set(which)
+    updates = [source.update if t in wanted else None for t, source in enumerate(sources)]
+    return updates, [source.error if t in wanted else None for t, source in enumerate(sources)]
 
 
 class Moments(NamedTuple):
@@ -79,7 +95,7 @@ class Moments(NamedTuple):
 
         The means of an empty tensor are 0.
         """
-        return measure([Source(flat(x), None)], 0.0).of(0)
+        return measure([Source(contiguous(x), None)], 0.0).of(0)
 
 
 class Measured(NamedTuple):
@@ -108,6 +124,15 @@ class Measured(NamedTuple):
         with np.errstate(over="ignore"):
             peak = np.minimum(self.peak * scales, 1e100)
         return Measured(self.entries, self.nonzero, peak, self.mean_abs, self.mean_square)
+
+    def grouped(self, members: Sequence[range]) -> Measured:
+        """Moments of groups, of which only the last may have several tensors."""
+        alone = Measured(*(field[[group.start for group in members]] for field in self))
+        if members and len(members[-1]) > 1:
+            last = self.together(slice(members[-1].start, members[-1].stop))
+            for field, value in zip(alone, last, strict=True):
+                field[-1] = value[0]
+        return alone
 
     def together(self, members: slice) -> Measured:
         """Moments of several tensors as one."""
@@ -142,9 +167,10 @@ def measure(sources: Sequence[Source], decay: float, rows: Sequence[int] = (), b
     Measured
         Moments of each tensor.
     """
-    narrow = [t for t, source in enumerate(sources) if source.update.dtype == np.float32]
-    entries = np.array([source.update.size for source in sources], np.float64)
-    runs = segments([source.update.size for source in sources], narrow)
+    narrow = of_float32(sources)
+    sizes = [source.update.size for source in sources]
+    entries = np.array(sizes, np.float64)
+    runs = segments(sizes, narrow)
     peak, nonzero, total, square = np.zeros((4, len(sources)))
     if len(runs):
         sums = _sums(sources, decay, runs, np.array(rows, np.int64), bins)
@@ -156,10 +182,9 @@ def measure(sources: Sequence[Source], decay: float, rows: Sequence[int] = (), b
     count, unit = np.maximum(entries, 1), np.where(peak > 0, peak, 1)
     with np.errstate(over="ignore", invalid="ignore"):
         moments = Measured(entries, nonzero, peak, total / count / unit, square / count / unit / unit)
-    for t, source in enumerate(sources):
-        if source.update.dtype != np.float32:
-            for field, value in zip(moments, _wide_moments(source.update), strict=True):
-                field[t] = value
+    for t in set(range(len(sources))).difference(narrow):
+        for field, value in zip(moments, _wide_moments(sources[t].update.reshape(-1)), strict=True):
+            field[t] = value
     return moments
 
 
@@ -173,8 +198,7 @@ def _sums(
         for (t, start, stop), row in zip(runs.tolist(), sums, strict=True):
             row[:] = _segment_sums(sources[t], decay, start, stop, None if bins is None else bins[rows[t]])
         return sums
-    updates = [source.update if source.update.dtype == np.float32 else None for source in sources]
-    errors = [source.error for source in sources]
+    updates, errors = for_loops(sources, of_float32(sources))
     parts = kernels.shares(len(runs), int(np.sum(runs[:, 2] - runs[:, 1])))
     counted = [bins if part is parts[0] or bins is None else np.zeros_like(bins) for part in parts]
 

@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -29,19 +29,24 @@ from flwr_co3.correct import ErrorMemory
 from flwr_co3.frame import DTYPES, LOSSY_DTYPES, MAX_TENSORS, Header, TensorSpec, dtype_name
 from flwr_co3.gennorm import GenNorm
 from flwr_co3.magnitudes import MagnitudeCounts
-from flwr_co3.moments import BINS, Measured, Source, flat, measure
+from flwr_co3.moments import BINS, Measured, Source, contiguous, measure
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 
+_DTYPES = frozenset(DTYPES)
 
-def is_exact(name: str, array: Array, config: CO3Config) -> bool:
+
+def is_exact(name: str, spec: TensorSpec, config: CO3Config) -> bool:
     """Whether a tensor travels without loss: it is no float, or small, or its name is among the exact ones."""
     return (
-        dtype_name(array.dtype) not in LOSSY_DTYPES
-        or array.size < config.exact_below
-        or _pattern(config.exact).match(name) is not None
+        spec.dtype not in LOSSY_DTYPES or spec.entries < config.exact_below or _is_among_exact(config.exact, name)
     )
+
+
+@lru_cache(maxsize=1 << 14)  # names come again in every round
+def _is_among_exact(patterns: tuple[str, ...], name: str) -> bool:
+    return _pattern(patterns).match(name) is not None
 
 
 @cache
@@ -120,12 +125,11 @@ class Update:
         if len(update) > MAX_TENSORS:
             raise ValueError(f"The update has {len(update)} tensors; a frame can hold {MAX_TENSORS}: send it in parts.")
         tensors = {name: _as_array(name, tensor) for name, tensor in update.items()}
-        names = sorted(tensors) if known else tensors
-        exact = frozenset(name for name, tensor in tensors.items() if is_exact(name, tensor, config))
+        specs = {name: TensorSpec.of(tensors[name]) for name in (sorted(tensors) if known else tensors)}
+        exact = frozenset(name for name, spec in specs.items() if is_exact(name, spec, config))
         for name in exact:
             if not _is_finite(tensors[name]):
                 raise _not_finite(name)
-        specs = {name: TensorSpec.of(tensors[name]) for name in names}
         header = Header.of(config.float_format, config.coder, specs, exact, known)
         dtypes = {name: tensors[name].dtype for name in header.lossy}
         errors: dict[str, Array | None] = {}
@@ -146,7 +150,7 @@ class Update:
     @property
     def parameters(self) -> int:
         """Entries of all tensors."""
-        return sum(spec.entries for spec in self.header.tensors.values())
+        return self.header.entries
 
     @property
     def quantizer(self) -> Quantizer:
@@ -199,19 +203,13 @@ class Update:
 
     def fits(self, scales: Floats) -> list[tuple[Fit, Fit]]:
         """Fit each group of tensors, multiplied by their scales: all entries, and those that are not exactly 0."""
-        scaled = self.moments.scaled(scales)
-        members = self.header.group_members
-        fits = list(zip(fits_of(scaled), fits_of(scaled.without_zeros()), strict=True))
-        groups = [fits[group.start] for group in members]
-        if members and len(members[-1]) > 1:
-            pool = scaled.together(slice(members[-1].start, members[-1].stop))
-            groups[-1] = fits_of(pool)[0], fits_of(pool.without_zeros())[0]
-        return groups
+        groups = self.moments.scaled(scales).grouped(self.header.group_members)
+        return list(zip(fits_of(groups), fits_of(groups.without_zeros()), strict=True))
 
 
 def _source(tensor: Array, error: Array | None, dtype: np.dtype[Any]) -> Source:
     received = None if dtype.itemsize == tensor.dtype.itemsize else dtype.newbyteorder("=")
-    return Source(flat(tensor), None if error is None else error.reshape(-1), received)
+    return Source(contiguous(tensor), error, received)
 
 
 def _not_finite(name: str) -> ValueError:
@@ -228,7 +226,7 @@ def _as_array(name: str, tensor: Any) -> Array:
     if not isinstance(tensor, np.ndarray) and hasattr(tensor, "detach"):  # a torch tensor, wherever it lives
         tensor = tensor.detach().cpu().numpy()
     array = np.asarray(tensor)
-    if dtype_name(array.dtype) not in DTYPES:
+    if dtype_name(array.dtype) not in _DTYPES:
         raise ValueError(
             f"Tensor {name!r} has dtype {array.dtype}, which no frame can hold: convert it to one of "
             f"{', '.join(DTYPES)}."

@@ -15,7 +15,7 @@ from flwr_co3 import kernels, moments
 from flwr_co3.codec import Codec
 from flwr_co3.config import CO3Config
 from flwr_co3.correct import ErrorMemory
-from flwr_co3.moments import BINS, FLOAT32_BIN_SHIFT, SEGMENT, Moments, Source, flat, measure, segments
+from flwr_co3.moments import BINS, FLOAT32_BIN_SHIFT, SEGMENT, Moments, Source, contiguous, measure, segments
 from flwr_co3.rate import RateLimit
 from tests.engines import NUMPY, PLAIN, VECTORS, running
 from tests.samples import Array, gennorm
@@ -147,7 +147,7 @@ def test_segments_are_all_entries_in_order() -> None:
 
 
 @pytest.mark.parametrize("change", ["none", "big endian", "transposed", "strided", "misaligned", "0-d"])
-def test_flat_copies_only_what_it_must(change: str) -> None:
+def test_contiguous_copies_only_what_it_must(change: str) -> None:
     x: Array = gennorm(1, (6, 4)).astype("f4")
     room = np.zeros(x.nbytes + 1, np.uint8)
     beside = np.ndarray(x.shape, x.dtype, room.data, offset=1)
@@ -157,7 +157,7 @@ def test_flat_copies_only_what_it_must(change: str) -> None:
         **{"misaligned": beside, "0-d": np.array(2.5, "f4")},
     }
     tensor = made[change]
-    found = flat(tensor)
-    assert found.dtype == np.dtype("=f4") and found.ndim == 1 and found.flags.c_contiguous and found.flags.aligned
-    assert found.tolist() == tensor.reshape(-1).tolist()
+    found = contiguous(tensor)
+    assert found.dtype == np.dtype("=f4") and found.flags.c_contiguous and found.flags.aligned
+    assert found.tolist() == tensor.tolist()
     assert np.shares_memory(found, tensor) is (change in ("none", "0-d"))

@@ -22,7 +22,6 @@ from flwr_co3.compress.tables import (
     fitted_zero_share,
     read_counted,
     read_fitted,
-    zero_share,
 )
 from flwr_co3.errors import FrameError
 from flwr_co3.wire import BitReader, Reader, Writer, write_bits
@@ -36,6 +35,7 @@ MAX_MAGNITUDE = 127  # +-127 and 0 are 255 symbols
 _MAX_LISTED = 32
 _FACTOR_SHIFT = 4  # of the kind byte: packing factor less one
 _PACKING_LOSS = 1000  # fewer symbols are worth one byte more in so many
+_KIND_AND_REACH = 2  # bytes that the header of a dense group has besides its table's
 _SHARE_BITS = 20  # of the shares that a packed group's cost is estimated from
 
 # A sparse tensor's positions are worth measuring below this share of levels that are not zero.
@@ -126,28 +126,24 @@ def _classed(group: Group, edges: Edges, classes: Classes) -> Plan:
 
 def _plan(group: Group, edges: Edges, packed: bool) -> Plan:
     """Choose among the ways that see no rows and columns."""
-    reach = _reach(group)
+    each, zero = group.counts.tolist(), group.zero  # short, and there may be hundreds: numpy would take longer
+    reach = next((reach for reach in range(zero, 0, -1) if each[zero - reach] or each[zero + reach]), 0)
     if not reach:
         return Plan.zeros()
-    counts = group.counts[group.zero - reach : group.zero + reach + 1]
-    total = int(counts.sum())
-    nonzero = total - int(counts[reach])
+    counts = group.counts[zero - reach : zero + reach + 1]
+    total = sum(each)
+    nonzero = total - each[zero]
     if packed and nonzero < _NEVER_DENSE * total:
         listed = _listed(group, reach) if nonzero <= _MAX_LISTED else None
         sparse = _sparse(group, counts, reach)
         return listed if listed is not None and listed.size <= sparse.size else sparse
-    dense = _dense_table(counts, edges[:reach], group, packed)
+    dense = _dense(group, counts, edges[:reach], packed)
     if packed and nonzero < _SPARSE_BELOW * total:
         candidate = _sparse(group, counts, reach)
-        if candidate.size < dense.size + dense.size // _SPARSE_PATIENCE:
+        size = dense.size - cost_of_bytes(_KIND_AND_REACH)
+        if candidate.size < size + size // _SPARSE_PATIENCE:
             return candidate
-    return _dense(group, dense, reach)
-
-
-def _reach(group: Group) -> int:
-    """The largest magnitude that occurs."""
-    counts, zero = group.counts.tolist(), group.zero  # short, and there may be hundreds: numpy would take longer
-    return next((reach for reach in range(zero, 0, -1) if counts[zero - reach] or counts[zero + reach]), 0)
+    return dense
 
 
 class _Dense(NamedTuple):
@@ -166,26 +162,24 @@ class _Dense(NamedTuple):
         return cost_of_bytes(len(self.header)) + self.cost
 
 
-def _dense(group: Group, dense: _Dense, reach: int) -> Plan:
-    header = Writer([dense.kind | (dense.factor - 1) << _FACTOR_SHIFT])
-    header.varint(reach)
-    header += dense.header
-    packing = Packing(dense.factor, 2 * reach + 1, group.zero - reach, int(np.argmax(dense.frequencies)))
-    return Plan(bytes(header), [Sequence(group.symbols, dense.packed, packing)], b"", dense.cost)
+def _dense(group: Group, counts: Counts, edges: Edges, packed: bool) -> Plan:
+    """Code every entry."""
+    if loops := kernels.compiled():
+        header, factor, filler, joint, cost = loops.dense_group(
+            counts, edges, group.fit.header, group.nonzero_fit.header, packed, log2_table()
+        )
+        frequencies = np.frombuffer(joint, np.int64)
+    else:
+        table = _dense_table(counts, edges, group, packed)
+        factor, frequencies, cost = table.factor, table.packed, table.cost
+        header = bytes([table.kind | (factor - 1) << _FACTOR_SHIFT, edges.size]) + table.header
+        filler = int(np.argmax(table.frequencies))
+    packing = Packing(factor, counts.size, group.zero - edges.size, filler)
+    return Plan(header, [Sequence(group.symbols, frequencies, packing)], b"", cost)
 
 
 def _dense_table(counts: Counts, edges: Edges, group: Group, packed: bool) -> _Dense:
     """Cheapest table for all levels, and the most symbols to a byte that cost next to nothing."""
-    if loops := kernels.compiled():
-        kind, header, factor, frequencies, joint, cost = loops.dense_table(
-            *(counts, edges, *group.fit.values, *group.nonzero_fit.values, packed, log2_table())
-        )
-        if kind != COUNTED:
-            header = group.fit.header
-        if kind == FITTED_ZERO_SHARE:
-            header = group.nonzero_fit.header + zero_share(counts).to_bytes(2, "little")
-        single, packed_ones = np.frombuffer(frequencies, np.int64), np.frombuffer(joint, np.int64)
-        return _Dense(kind, header, factor, single, packed_ones, cost)
     tables = {COUNTED: counted(counts), FITTED: fitted(counts, edges, group.fit)}
     if 0 < counts[edges.size] < counts.sum():
         tables[FITTED_ZERO_SHARE] = fitted_zero_share(counts, edges, group.nonzero_fit)
@@ -220,7 +214,7 @@ def _sparse(group: Group, counts: Counts, reach: int) -> Plan:
     levels = int(counts.sum() - counts[reach])
     gaps = sparse.gaps_of(group.symbols, group.zero, reach, levels)
     tokens = sparse.token_table(gaps)
-    values = counted(np.delete(counts, reach))
+    values = counted(np.concatenate([counts[:reach], counts[reach + 1 :]]))
     header = Writer([SPARSE])
     header.varint(reach)
     header.varint(levels)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flwr_co3 import kernels
-from flwr_co3.compress.frequencies import cost_of, geometric
+from flwr_co3.compress.frequencies import cost_of, geometric, log2_table
 from flwr_co3.compress.packing import unpack
 from flwr_co3.compress.tables import Table, cheapest, counted, read_counted
 from flwr_co3.errors import FrameError
@@ -65,27 +65,19 @@ def nonzero(symbols: Bytes, zero: int, reach: int) -> tuple[Integers, Bytes]:
 
 def gaps_of(symbols: Bytes, zero: int, reach: int, count: int) -> Gaps:
     """Find the gaps between `count` levels that are not 0, at least one."""
-    zeros = _zeros_before_last(symbols, zero) - (count - 1)
-    shift = max((zeros // (_MEAN_TOKEN * count)).bit_length() - 1, 0)
     if loops := kernels.compiled():
-        tokens, low, levels = loops.gaps(symbols, zero, reach, count, shift)
+        tokens, low, shift, levels = loops.gaps(symbols, zero, reach, count)
         return Gaps(np.frombuffer(tokens, np.uint8), low, shift, np.frombuffer(levels, np.uint8))
     positions, values = nonzero(symbols, zero, reach)
+    if not 0 < positions.size == count:
+        raise ValueError(f"The count of levels is {count}, and there are {positions.size}.")
+    zeros = int(positions[-1]) - (count - 1)
+    shift = max((zeros // (_MEAN_TOKEN * count)).bit_length() - 1, 0)
     gaps = np.diff(positions, prepend=-1) - 1
     escapes, last = np.divmod(gaps >> shift, ESCAPE)
     tokens = np.full(int(escapes.sum()) + gaps.size, ESCAPE, np.uint8)
     tokens[np.cumsum(escapes + 1) - 1] = last
     return Gaps(tokens, _write_low(gaps, shift), shift, values)
-
-
-def _zeros_before_last(symbols: Bytes, zero: int) -> int:
-    """Position of the last level that is not 0."""
-    for stop in range(symbols.size, 0, -_BLOCK):
-        start = max(stop - _BLOCK, 0)
-        found = np.flatnonzero(symbols[start:stop] != zero)
-        if found.size:
-            return start + int(found[-1])
-    raise ValueError("There is no level but 0.")
 
 
 def walk(
@@ -147,6 +139,9 @@ def _positions_of(gaps: PackedGaps, entries: int) -> Iterator[Integers]:
 
 def token_table(gaps: Gaps) -> Table:
     """Cheapest table for the tokens, its header with the shift: geometric, or counted."""
+    if loops := kernels.compiled():
+        header, frequencies, cost = loops.token_table(gaps.tokens, gaps.shift, log2_table())
+        return Table(header, np.frombuffer(frequencies, np.int64), cost)
     counts = np.bincount(gaps.tokens, minlength=TOKENS)
     total = int(np.dot(np.arange(TOKENS), counts))
     ratio = min(max(round(256 * total / (gaps.tokens.size + total)), 1), 255)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterable
-from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -272,13 +271,7 @@ def shape_codes(moments: Measured) -> npt.NDArray[np.int64]:
 
 def unit_widths(codes: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """Width over mean magnitude, ``Gamma(1/b) / Gamma(2/b)`` at shape b, for codes of shapes."""
-    return np.array([_unit_width(code) for code in codes.tolist()])
-
-
-@cache
-def _unit_width(code: int) -> float:
-    shape = decode_shape(code)
-    return math.exp(math.lgamma(1 / shape) - math.lgamma(2 / shape))
+    return _UNIT_WIDTHS[codes]
 
 
 def encode_shape(shape: float) -> int:
@@ -291,6 +284,8 @@ def decode_shape(code: int) -> float:
     """Shape of a code; a code below the range stands for its lower end."""
     return max((code + 1) ** 2 / 16384, SHAPE_RANGE[0])
 
+
+_UNIT_WIDTHS = np.array([math.exp(math.lgamma(1 / b) - math.lgamma(2 / b)) for b in map(decode_shape, range(256))])
 
 #: Where each shape's code ends: minus the logarithm of the moments' ratio, which falls with the shape.
 _SHAPE_ENDS = np.array(

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from flwr_co3 import kernels
 from flwr_co3.convert.float_format import FloatFormat
 from flwr_co3.convert.quantizer import Cells
-from flwr_co3.moments import BLOCK, Source, segments
+from flwr_co3.moments import BLOCK, Source, for_loops, of_float32, segments
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
@@ -61,19 +61,15 @@ def convert(
     rng : numpy.random.Generator, optional
         With it, rounding is stochastic, whatever the edges are.
     kept : sequence of ndarray, optional
-        Where the new memory of each tensor goes, which is what was to be sent less what will be decoded; this may be
-        the place of the old one.
+        Where the new memory of each tensor goes, contiguous: what was to be sent less what will be decoded. This may
+        be the place of the old one.
     """
     sizes = [source.update.size for source in sources]
     starts = np.cumsum([0, *sizes], dtype=np.int64)
     symbols = np.empty(int(starts[-1]), np.uint8)
     out = Converted(symbols, starts[:-1], np.zeros((len(sizes), 2 * fmt.zero + 1), np.int64), np.zeros(len(sizes)))
-    narrow = (np.minimum(scales, units) > _NARROW[0]) & (np.maximum(scales, units) < _NARROW[1])
-    fast = [
-        t
-        for t, (source, fits) in enumerate(zip(sources, narrow.tolist(), strict=True))
-        if fits and kernels.compiled() and source.update.dtype == np.float32
-    ]
+    narrow = ((np.minimum(scales, units) > _NARROW[0]) & (np.maximum(scales, units) < _NARROW[1])).tolist()
+    fast = [t for t in of_float32(sources) if narrow[t]] if kernels.compiled() else []
     if fast and rng is None:
         _convert_compiled(fmt, sources, decay, scales, units, cells, rng, kept, out, fast)
     compiled = set(fast)
@@ -124,7 +120,7 @@ def _convert_in_numpy(
         out.counts[t] += np.bincount(symbols, minlength=out.counts.shape[1])
         left = np.subtract(block, values[symbols], dtype=np.promote_types(block.dtype, np.float32))
         if kept is not None:
-            kept[first : first + block.size] = left
+            kept.reshape(-1)[first : first + block.size] = left
         out.squares[t] += float(np.square(left.astype(np.float64) / unit).sum())
 
 
@@ -141,7 +137,7 @@ def _convert_compiled(
     which: list[int],
 ) -> None:
     loops = kernels.compiled()
-    updates, errors = _by_tensor(sources, which)
+    updates, errors = for_loops(sources, which)
     runs = segments([source.update.size for source in sources], which)
     counts = np.zeros((len(runs), out.counts.shape[1]), np.uint32)
     squares = np.zeros(len(runs))
@@ -182,18 +178,18 @@ def keep(
 ) -> None:
     """Write the new memory of each tensor after it has been converted without that."""
     loops = kernels.compiled()
-    fast = [t for t, source in enumerate(sources) if loops is not None and source.update.dtype == np.float32]
+    fast = [] if loops is None else of_float32(sources)
     for t in sorted(set(range(len(sources))) - set(fast)):
         source, start = sources[t], int(converted.starts[t])
         values = _symbol_values(_points(fmt, cells, t), float(scales[t]), source)
         for first in range(0, source.update.size, BLOCK):
             block = source.block(decay, first, first + BLOCK)
             symbols = converted.symbols[start + first : start + first + block.size]
-            new = kept[t][first : first + block.size]
+            new = kept[t].reshape(-1)[first : first + block.size]
             np.subtract(block, values[symbols], out=new, dtype=new.dtype)
     if not fast:
         return
-    updates, errors = _by_tensor(sources, fast)
+    updates, errors = for_loops(sources, fast)
     runs = segments([source.update.size for source in sources], fast)
     tables = np.zeros((len(sources), 256), np.float32)
     tables[:, fmt.zero : 2 * fmt.zero + 1] = _float32_values(fmt, cells, sources, scales)
@@ -234,10 +230,3 @@ def _float32_values(
 def _float32_edges(cells: Cells) -> npt.NDArray[np.float32]:
     """Where each magnitude of each tensor begins, shape (tensors, zero + 1): nothing is below the first."""
     return np.pad(cells.edges.astype(np.float32), ((0, 0), (1, 0)))
-
-
-def _by_tensor(sources: Sequence[Source], which: Sequence[int]) -> tuple[list[Array | None], list[Array | None]]:
-    """Updates and errors for compiled loops, which must not see other types."""
-    wanted = set(which)
-    updates = [source.update if t in wanted else None for t, source in enumerate(sources)]
-    return updates, [source.error if t in wanted else None for t, source in enumerate(sources)]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flwr_co3.moments import Source, flat, measure
+from flwr_co3.moments import Source, contiguous, measure
 
 Array = npt.NDArray[Any]
 
@@ -86,7 +86,7 @@ class ErrorMemory:
     @property
     def norm(self) -> float:
         """Euclidean norm of all stored errors, in the units of the update."""
-        errors = measure([Source(flat(self._load(name)), None) for name in self._stored], 0.0)
+        errors = measure([Source(contiguous(self._load(name)), None) for name in self._stored], 0.0)
         squares = errors.mean_square * errors.entries
         return float(np.sqrt(np.sum(squares * errors.peak**2))) if np.isfinite(errors.peak).all() else math.inf
 
@@ -121,9 +121,10 @@ class ErrorMemory:
         return error if error.flags.c_contiguous and error.flags.aligned else None
 
     def place(self, name: str, tensor: Array) -> Array:
-        """Return where the next error of a tensor may be written: the old one's place, unless others have that."""
+        """Return where the next error of a tensor may be written, contiguous: the old one's place, if it is ours."""
         old, dtype = self._stored.get(name), np.promote_types(tensor.dtype, np.float32)
-        if name in self._own and old is not None and (old.dtype, old.shape) == (dtype, tensor.shape):
+        fits = old is not None and old.dtype == dtype and old.shape == tensor.shape and old.flags.carray
+        if old is not None and fits and name in self._own:
             return old
         return np.empty(tensor.shape, dtype)
 

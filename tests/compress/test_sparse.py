@@ -158,5 +158,5 @@ def test_gaps_that_go_wrong_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_nothing_but_zeros_has_no_gaps() -> None:
-    with pytest.raises(ValueError, match="There is no level but 0"):
+    with pytest.raises(ValueError, match="count of levels"):
         gaps_of(np.full(10, ZERO, np.uint8), ZERO, REACH, 1)
