@@ -195,7 +195,7 @@ INLINE Moments moments_body(Source s, Segment run, uint32_t *bins) {
 static Moments moments_plain(Source s, Segment run, uint32_t *bins) { return moments_body(s, run, bins); }
 #ifdef HAVE_AVX2
 AVX2 static Moments moments_avx2(Source s, Segment run, uint32_t *bins) {
-    return bins ? moments_body(s, run, bins) : moments_body(s, run, NULL);
+    return moments_body(s, run, bins);
 }
 #else
 #define moments_avx2 moments_plain
@@ -852,13 +852,15 @@ static void gennorm_weights(double shape, double width, const double *edges, int
     }
 }
 
-INLINE int sound_fit(double shape, double width) {
-    return shape >= 0.2 && shape <= 4.0 && width > 0 && isfinite(width);
-}
-
-/* A fitted table's frequencies, level 0 having `share` of them unless that is 0; see tables.fitted. */
-static int fitted_frequencies(double shape, double width, const double *edges, int m, int64_t share, int64_t *out) {
+/* Frequencies of a fitted table, level 0 having `share` of them unless that is 0; see tables.fitted. The fit is as it is
+ * sent: a byte of its shape, two of its width. */
+static int fitted_frequencies(const uint8_t *fit, const double *edges, int m, int64_t share, int64_t *out) {
     int64_t weights[MAX_ALPHABET];
+    uint64_t bits = (uint64_t)load16(fit + 1) << 47;
+    double width, shape = (fit[0] + 1) * (fit[0] + 1) / 16384.0;
+    memcpy(&width, &bits, 8);
+    if (shape < 0.2) shape = 0.2;
+    if (!(width > 0 && isfinite(width))) return -1;
     gennorm_weights(shape, width, edges, m, weights);
     if (!share) return normalize(weights, 2 * m + 1, TOTAL, out);
     weights[m] = 0;
@@ -932,21 +934,21 @@ static PyObject *py_counted_table(PyObject *self, PyObject *args) {
                          (long long)best.cost);
 }
 
-PyDoc_STRVAR(fitted_frequencies_doc, "fitted_frequencies(shape, width, edges, share) -> bytes of int64\n\n"
-"Frequencies of a fitted table; level 0 has `share` of 2^14 unless that is 0.");
+PyDoc_STRVAR(fitted_frequencies_doc, "fitted_frequencies(fit, edges, share) -> bytes of int64\n\n"
+"Frequencies of a fitted table; level 0 has `share` of 2^14 unless that is 0. The fit is three bytes, as it is sent.");
 static PyObject *py_fitted_frequencies(PyObject *self, PyObject *args) {
-    Py_buffer edges;
-    double shape, width;
+    Py_buffer fit, edges;
     long long share;
     (void)self;
-    if (!PyArg_ParseTuple(args, "ddy*L", &shape, &width, &edges, &share)) return NULL;
+    if (!PyArg_ParseTuple(args, "y*y*L", &fit, &edges, &share)) return NULL;
     int64_t frequencies[MAX_ALPHABET];
     Py_ssize_t m = edges.len / 8;
-    int done = m >= 1 && m <= 127 && sound_fit(shape, width) && share >= 0 && share <= TOTAL - 2 * m
-                   ? fitted_frequencies(shape, width, edges.buf, (int)m, share, frequencies) : -1;
+    int done = m >= 1 && m <= 127 && fit.len == 3 && share >= 0 && share <= TOTAL - 2 * m
+                   ? fitted_frequencies(fit.buf, edges.buf, (int)m, share, frequencies) : -1;
+    PyBuffer_Release(&fit);
     PyBuffer_Release(&edges);
     if (done < 0) {
-        PyErr_SetString(PyExc_ValueError, "A fitted table takes 1 to 127 edges, and a share that leaves room.");
+        PyErr_SetString(PyExc_ValueError, "A fitted table takes a fit, 1 to 127 edges, and a share that leaves room.");
         return NULL;
     }
     return bytes_of(frequencies, 8 * (2 * m + 1));
@@ -981,17 +983,10 @@ static int best_dense(const int64_t *counts, int64_t total, const double *edges,
         if (shares[1] > TOTAL - 2 * m) shares[1] = TOTAL - 2 * m;
     }
     for (int with_share = 0; with_share <= have_zeros; with_share++) {
-        const uint8_t *fit = fits[with_share];
-        uint64_t bits = (uint64_t)load16(fit + 1) << 47;
-        double width, shape = (fit[0] + 1) * (fit[0] + 1) / 16384.0;
-        memcpy(&width, &bits, 8);
-        if (shape < 0.2) shape = 0.2;
         Table t = {{0}, 3 + 2 * with_share, {0}, 0};
-        memcpy(t.header, fit, 3);
+        memcpy(t.header, fits[with_share], 3);
         t.header[3] = (uint8_t)shares[1], t.header[4] = (uint8_t)(shares[1] >> 8);
-        if (!sound_fit(shape, width) ||
-            fitted_frequencies(shape, width, edges, m, shares[with_share], t.frequencies) < 0)
-            return -1;
+        if (fitted_frequencies(fits[with_share], edges, m, shares[with_share], t.frequencies) < 0) return -1;
         t.cost = cost_of(counts, t.frequencies, n, log2);
         if (t.cost >= 0 && size_of(&t) < size_of(best)) kind = FITTED + with_share, *best = t;
     }

@@ -599,8 +599,8 @@ class FrameReader:
         if not self.tensors:  # the empty update adds nothing
             return
         for name, array in total.items():
-            spec = self.tensors.get(name)
-            fits = array.flags.c_contiguous and array.flags.writeable and TensorSpec.of(array) == spec
+            spec, flags = self.tensors.get(name), array.flags
+            fits = flags.c_contiguous and flags.writeable and (dtype_name(array.dtype), array.shape) == spec
             if name in self.exact or not fits:
                 raise ValueError(
                     f"Tensor {name!r} can't be added: it must travel as an update in this frame, and its total must be "
@@ -635,9 +635,10 @@ class FrameReader:
 
     def verify(self) -> None:
         """Decode all levels, and raise FrameError unless that works."""
-        for name, spec in self.tensors.items():
-            numpy_dtype(spec.dtype)
-            if name in self.exact and spec.dtype == "bool" and self._read_exact(name).view(np.uint8).max(initial=0) > 1:
+        for dtype in {spec.dtype for spec in self.tensors.values()}:
+            numpy_dtype(dtype)
+        for name in self.exact:
+            if self.tensors[name].dtype == "bool" and self._read_exact(name).view(np.uint8).max(initial=0) > 1:
                 raise FrameError(f"Tensor {name!r} is boolean and holds a byte that is neither 0 nor 1.")
         if self._body is not None:
             self._decoded(self._body)
@@ -838,6 +839,8 @@ def _read_name(reader: Reader) -> str:
 
 
 def _check_like(tensors: Mapping[str, TensorSpec], like: Mapping[str, TensorSpec]) -> None:
+    if tensors == like:
+        return
     for name, spec in like.items():
         if name not in tensors:
             raise FrameError(f"The frame lacks tensor {name!r}, which the receiver's model has.")

@@ -188,7 +188,7 @@ RIGHT = dict(
     ],
     keep=[[f4(100)], [f4(100)], 0.5, i8(0, 0, 100), np.zeros((1, 256), "f4"), u1(100), i8(0), -1, [f4(100)]],
     counted_table=[np.arange(11), True, log2],
-    fitted_frequencies=[1.0, 1.0, edges, 0],
+    fitted_frequencies=[bytes([127, 0, 127]), edges, 0],
     packed_frequencies=[i8(8192, 8192), 3],
     dense_group=[np.arange(1, 8), edges, bytes([127, 0, 127]), bytes([127, 0, 127]), True, log2],
     rans_encode=[[u1(100)], i8(100, 1, 256, 0, 0), half, 8, 50, 0],
@@ -250,7 +250,10 @@ ABSURD: dict[str, list[str]] = {
         "a[8] = []",
     ],
     "counted_table": ["a[0] = i8()", "a[0] = np.ones(257, 'i8')"],
-    "fitted_frequencies": ["a[2] = np.ones(128)", "a[3] = -1", f"a[3] = {(1 << 14) - 5}", f"a[3] = {HUGE}"],
+    "fitted_frequencies": [
+        *(f"a[0] = bytes({fit})" for fit in ([], [127, 0], [127, 0, 0], [127, 224, 255])),
+        *("a[1] = np.ones(128)", "a[2] = -1", f"a[2] = {(1 << 14) - 5}", f"a[2] = {HUGE}"),
+    ],
     "packed_frequencies": ["a[0] = i8()", "a[0] = np.ones(257, 'i8')", "a[1] = 0", "a[1] = -3", "a[1] = 9"],
     "dense_group": ["a[2] = bytes([127, 0, 0])", "a[3] = bytes([127, 224, 255])", "a[0] = np.zeros(7, 'i8')", "a[1] = np.ones(128)", "a[0] = -a[0]"],
     "rans_encode": [
@@ -323,8 +326,7 @@ SURVIVED: dict[str, list[str]] = {
         *("a[11] = [None]", "a[1] = None", "a[2] = float('nan')", "a[2] = 1e300"),
     ],
     "counted_table": [f"a[0][3] = {value}" for value in (HUGE, TINY, -1)] + ["a[2][:] = -5"],
-    "fitted_frequencies": [f"a[{k}] = float('{v}')" for k in (0, 1) for v in ("nan", "inf", "0", "-1", "1e-320")]
-    + ["a[2][:] = np.nan", "a[2][:] = -1"],
+    "fitted_frequencies": ["a[0] = bytes([0, 1, 0])", "a[1][:] = np.nan", "a[1][:] = -1"],
     "packed_frequencies": [f"a[0][1] = {value}" for value in (HUGE, TINY, 0)],
     "dense_group": [f"a[0][3] = {value}" for value in (HUGE, TINY)] + ["a[5][:] = 0", "a[2] = bytes(3)"],
     "rans_encode": ["a[2][:] = 0", "a[2][:] = 65535", "a[5] = 99", f"a[5] = {HUGE}", f"a[4] = {HUGE}; a[5] = 3"],

@@ -6,6 +6,7 @@ products of the single ones, made in integers at both ends, so only the single o
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -48,6 +49,7 @@ class Sequence(NamedTuple):
         return pack(symbols, self.packing.alphabet, self.packing.factor, self.packing.filler)
 
 
+@cache
 def pack_factor(alphabet: int) -> int:
     """How many symbols of an alphabet of this size (2 to 256) fit one byte."""
     factor, size = 1, alphabet

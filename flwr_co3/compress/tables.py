@@ -232,7 +232,7 @@ def _finite_cost(counts: Counts, frequencies: Frequencies) -> int:
 def _fitted_frequencies(fit: Fit, edges: npt.NDArray[np.float64], share: int) -> Frequencies:
     """Frequencies of a fitted table; with a share, level 0 has that."""
     if loops := kernels.compiled():
-        return np.frombuffer(loops.fitted_frequencies(*fit.values, edges, share), np.int64)
+        return np.frombuffer(loops.fitted_frequencies(fit.header, edges, share), np.int64)
     weights = gennorm_weights(*fit.values, edges)
     if not share:
         return normalize(weights)
@@ -246,6 +246,7 @@ def _fitted_frequencies(fit: Fit, edges: npt.NDArray[np.float64], share: int) ->
 def read_fitted(reader: Reader, edges: npt.NDArray[np.float64], zero_share: bool) -> Frequencies:
     """Rebuild a fitted table."""
     fit = Fit(reader.u8(), reader.u16())
+    decode_positive(fit.width)  # says what may be wrong with it
     share = reader.u16() if zero_share else 0
     if zero_share and not 1 <= share <= TOTAL - 2 * edges.size:
         raise FrameError(f"A fitted table gives level 0 a frequency of {share} in {TOTAL}.")
