@@ -80,7 +80,7 @@ def compress(
 
 
 def start_of(received: Mapping[str, NDArray[Any]], order: Order, keeper: Keeper | None) -> dict[str, NDArray[Any]]:
-    """Return the model that a client trains from: the one that it received, and a step ahead of it if the order says so.
+    """Return the model that a client trains from: as it was received, or a step ahead of that if the order says so.
 
     Parameters
     ----------
