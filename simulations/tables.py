@@ -34,7 +34,7 @@ def terminal_table(comparison: Comparison) -> Table:
 
 
 def with_downlink(comparison: Comparison) -> bool:
-    """Say whether one of the schemes compresses what the server sends, by bytes per round: runs may have ended early."""
+    """Say whether a scheme compresses what the server sends, from bytes per round: runs may have ended early."""
     sent = [run.downlink_bytes / max(len(run.rounds) - 1, 1) for run in comparison.runs]
     return min(sent, default=0.0) < _DOWNLINK_SAVES * max(sent, default=0.0)
 

@@ -130,6 +130,8 @@ def test_where_a_downlink_is_compressed_the_terminal_shows_both_ways(comparison:
 
 
 def test_a_run_that_ended_early_is_not_taken_for_a_compressed_downlink(comparison: Comparison) -> None:
+    for run in comparison.runs:
+        run.rounds = [dataclasses.replace(each, downlink_bytes=4000 if each.round else 0) for each in run.rounds]
     comparison.runs[-1].rounds = comparison.runs[-1].rounds[:2]
     assert "Sent\nin all" in [column.header for column in terminal_table(comparison).columns]
 
