@@ -39,9 +39,7 @@ _DTYPES = frozenset(DTYPES)
 
 def is_exact(name: str, spec: TensorSpec, config: CO3Config) -> bool:
     """Whether a tensor travels without loss: it is no float, or small, or its name is among the exact ones."""
-    return (
-        spec.dtype not in LOSSY_DTYPES or spec.entries < config.exact_below or _is_among_exact(config.exact, name)
-    )
+    return spec.dtype not in LOSSY_DTYPES or spec.entries < config.exact_below or _is_among_exact(config.exact, name)
 
 
 @lru_cache(maxsize=1 << 14)  # names come again in every round

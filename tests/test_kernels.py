@@ -255,7 +255,10 @@ ABSURD: dict[str, list[str]] = {
         *("a[1] = np.ones(128)", "a[2] = -1", f"a[2] = {(1 << 14) - 5}", f"a[2] = {HUGE}"),
     ],
     "packed_frequencies": ["a[0] = i8()", "a[0] = np.ones(257, 'i8')", "a[1] = 0", "a[1] = -3", "a[1] = 9"],
-    "dense_group": ["a[2] = bytes([127, 0, 0])", "a[3] = bytes([127, 224, 255])", "a[0] = np.zeros(7, 'i8')", "a[1] = np.ones(128)", "a[0] = -a[0]"],
+    "dense_group": [
+        *("a[2] = bytes([127, 0, 0])", "a[3] = bytes([127, 224, 255])"),
+        *("a[0] = np.zeros(7, 'i8')", "a[1] = np.ones(128)", "a[0] = -a[0]"),
+    ],
     "rans_encode": [
         *(f"a[1] = i8({count}, {factor}, 256, 0, 0)" for count, factor in [(101, 1), (-1, 1), (HUGE, 1), (100, 0)]),
         *(f"a[1] = i8(100, {factor}, 256, 0, 0)" for factor in (9, -1, HUGE)),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from flwr_co3.convert import Cells, Converted, FloatFormat, convert, keep, magnitude_values, points_of
-from flwr_co3.moments import BLOCK, Source, flat
+from flwr_co3.moments import BLOCK, Source, contiguous
 from tests.samples import FORMATS, Array, gennorm
 
 pytestmark = pytest.mark.usefixtures("engine")
@@ -20,7 +20,7 @@ def generator(seed: int | None) -> np.random.Generator | None:
 
 
 def one(fmt: FloatFormat, x: Array, scale: float, seed: int | None = None) -> Converted:
-    return convert(fmt, [Source(flat(x), None)], 0.0, np.array([scale]), np.ones(1), rng=generator(seed))
+    return convert(fmt, [Source(contiguous(x), None)], 0.0, np.array([scale]), np.ones(1), rng=generator(seed))
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -289,3 +289,14 @@ def test_adopted_arrays_that_cannot_be_written_to_are_replaced() -> None:
     memory = ErrorMemory.adopt(1.0, "float32", errors)
     Codec().compress({"w": np.arange(2000, dtype="f4")}, memory=memory)
     assert not np.shares_memory(memory.state["w"], errors["w"])
+
+
+def test_a_place_is_contiguous_whatever_is_stored() -> None:
+    """Passes write to it in the order of its entries."""
+    update = {"w": np.arange(1200, dtype="f4").reshape(30, 40).T}
+    memory = ErrorMemory()
+    memory.keep(update, {"w": np.zeros_like(update["w"])})
+    assert memory.state["w"].flags.f_contiguous
+    memory.keep(update, {"w": np.zeros_like(update["w"])})  # an array that the memory alone has
+    place = memory.place("w", update["w"])
+    assert place.flags.carray and place.shape == (40, 30)

@@ -256,14 +256,13 @@ static void dense(void) {
 /* Frequencies of a fitted table sum to 2^14, and so do those of packed symbols. */
 static void tables(void) {
     int shape = (int)number(1, 256), factor = (int)number(1, 9), counted = (int)number(1, 2);
-    uint64_t code = 32 + number(2, 65503 - 32 + 1), bits = code << 47, share = number(2, 1 << 15);
+    uint64_t code = 32 + number(2, 65503 - 32 + 1), share = number(2, 1 << 15);
     size_t m = number(1, 130);
-    double width, edge = 0, *edges = block(8 * m), step = ldexp(1.0, (int)number(1, 240) - 120);
-    double power = (shape + 1) * (shape + 1) / 16384.0;
-    memcpy(&width, &bits, 8);
+    double edge = 0, *edges = block(8 * m), step = ldexp(1.0, (int)number(1, 240) - 120);
+    uint8_t *fit = block(3);
+    fit[0] = (uint8_t)shape, fit[1] = (uint8_t)code, fit[2] = (uint8_t)(code >> 8);
     for (size_t i = 0; i < m; i++) edges[i] = edge += step * (double)(1 + number(1, 255));
-    PyObject *args = Py_BuildValue("(ddNK)", power > 0.2 ? power : 0.2, width, view(edges, 8 * m),
-                                   (unsigned long long)share);
+    PyObject *args = Py_BuildValue("(NNK)", view(fit, 3), view(edges, 8 * m), (unsigned long long)share);
     PyObject *single = py_fitted_frequencies(NULL, args);
     Py_DECREF(args);
     if (!single) {
