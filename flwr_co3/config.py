@@ -279,7 +279,7 @@ class CO3Config:
             elif isinstance(value, FloatFormat):
                 value = dataclasses.asdict(value)
             elif field.name == "weights":
-                value = dict(value)
+                value = dict(self.weights)
             elif isinstance(value, Scheme):
                 value = {"name": value.name, **dataclasses.asdict(value)}
             fields[field.name] = value

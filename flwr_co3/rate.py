@@ -148,7 +148,11 @@ def _is_schedule(value: object) -> bool:
 # Encodings that a budget may take, and what share of it each aims for.
 _AIMS = (0.995, 0.997, 0.994)
 _GOOD = 0.99
-_SAFE = 0.99, 3  # what the last aims for if nothing has fitted: this share less so many bytes
+# A list of gaps grows by some ten bytes at once, with its ninth level, its seventeenth and so on. So the last encoding
+# aims so much lower if nothing has fitted, but leaves most of what levels have; and within small budgets, of which that
+# is much, it takes the middle of what fits and what doesn't.
+_SAFE, _JUMP, _JUMP_SHARE = 0.99, 10, 1 / 6
+_SMALL = 256
 
 # A group's table and what surrounds it, in bits: a list of few levels that are not 0 costs this and their places more
 # than the entropy of these, and no group costs more than the last.
@@ -230,7 +234,7 @@ def largest_within(budget: int, fixed: int, sizes: Sizes, encode: Callable[[Floa
     finer: its error counts w times. No tensor gets a scale above its optimal one, where its levels saturate. One pass
     counted magnitudes, from which the size at any scale follows nearly; each encoding corrects that estimate. Where
     many values are nearly equal, sizes jump and may even fall with the scale (all of them in one level cost next to
-    nothing): the last encoding takes the middle of a jump.
+    nothing): the last encoding takes the middle of a jump. So it does where the budget is small.
     """
     if not sizes.update.header.groups:
         return None
@@ -240,9 +244,10 @@ def largest_within(budget: int, fixed: int, sizes: Sizes, encode: Callable[[Floa
     for attempt, aim in enumerate(_AIMS, start=1):
         target = budget * aim
         if best is None and attempt == len(_AIMS):
-            target = budget * _SAFE[0] - _SAFE[1]
+            target = _SAFE * budget - min(_JUMP, _JUMP_SHARE * (budget - fixed))
         common = short_scale(sizes.scale_for(8 * (target - fixed) / correction))
-        if best is not None and too_large < math.inf and 2 * (best.size - fixed) < budget - fixed:
+        wide = best is not None and (budget < _SMALL or 2 * (best.size - fixed) < budget - fixed)
+        if wide and too_large < math.inf:
             common = short_scale(math.sqrt(fitting) * math.sqrt(too_large))
         candidate = encode(sizes.update.scales_at(common))
         common = min(common, sizes.largest)

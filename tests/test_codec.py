@@ -94,7 +94,7 @@ def test_the_scale_on_the_wire_loses_next_to_nothing(name: str) -> None:
 @pytest.mark.parametrize("values", [[0.3], [-0.3, 0.3], [0.3, 0.0], [7.0] + [0.0] * 999], ids=str)
 def test_equal_magnitudes_are_a_level(name: str, values: list[float]) -> None:
     """But for the last digits of a scale in 16 bits. The lightest tail that is fitted would put them between levels."""
-    update = {"w": np.resize(np.float32(values), 2000), "alone": np.float32([0.0] * 8 + [1e-30])}
+    update = {"w": np.resize(np.array(values, "f4"), 2000), "alone": np.array([0.0] * 8 + [1e-30], "f4")}
     report = Codec(CO3Config(format=name)).compress(update).report
     assert max(tensor.nmse for tensor in report.tensors.values()) < 3e-4
 
