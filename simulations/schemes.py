@@ -35,7 +35,7 @@ _SCHEMES: dict[str, tuple[str, dict[str, Value]]] = {
 
 _RATE = tuple(field.name for field in dataclasses.fields(RateLimit))
 _OVERRIDES = (
-    *("format", "coder", "scale", "memory-decay", "rounding", "reconstruction", "bits-per-parameter"),
+    *("format", "coder", "scale", "memory-decay", "step-ahead", "rounding", "reconstruction", "bits-per-parameter"),
     *("downlink-bits", "downlink-whole"),
 )
 
