@@ -148,10 +148,10 @@ def _is_schedule(value: object) -> bool:
 # Encodings that a budget may take, and what share of it each aims for.
 _AIMS = (0.995, 0.997, 0.994)
 _GOOD = 0.99
-# A list of gaps grows by some ten bytes at once, with its ninth level, its seventeenth and so on. So the last encoding
-# aims so much lower if nothing has fitted, but leaves most of what levels have; and within small budgets, of which that
-# is much, it takes the middle of what fits and what doesn't.
-_SAFE, _JUMP, _JUMP_SHARE = 0.99, 10, 1 / 6
+# A list of gaps grows by some ten bytes at once, with its ninth level, its seventeenth and so on. So within small
+# budgets, of which that is much, the last encoding aims so much lower if nothing has fitted, but leaves most of what
+# levels have; and it takes the middle of what fits and what doesn't.
+_SAFE, _SAFE_BYTES, _JUMP, _JUMP_SHARE = 0.99, 3, 10, 1 / 6
 _SMALL = 256
 
 # A group's table and what surrounds it, in bits: a list of few levels that are not 0 costs this and their places more
@@ -244,7 +244,8 @@ def largest_within(budget: int, fixed: int, sizes: Sizes, encode: Callable[[Floa
     for attempt, aim in enumerate(_AIMS, start=1):
         target = budget * aim
         if best is None and attempt == len(_AIMS):
-            target = _SAFE * budget - min(_JUMP, _JUMP_SHARE * (budget - fixed))
+            reserve = min(_JUMP, _JUMP_SHARE * (budget - fixed)) if budget < _SMALL else _SAFE_BYTES
+            target = _SAFE * budget - reserve
         common = short_scale(sizes.scale_for(8 * (target - fixed) / correction))
         wide = best is not None and (budget < _SMALL or 2 * (best.size - fixed) < budget - fixed)
         if wide and too_large < math.inf:
