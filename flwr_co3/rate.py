@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -279,12 +280,16 @@ class Sizes:
     @cached_property
     def largest(self) -> float:
         """The common scale from which on each group has its cap."""
-        return float(np.max(self.update.caps / self.update.group_factors))
+        with np.errstate(over="ignore"):
+            ends = self.update.caps / self.update.group_factors
+        return float(min(np.max(ends), sys.float_info.max))
 
     def bits(self, common: float) -> float:
         """Bits of the levels of all groups at a common scale: what they take, and some bytes a group for its table."""
         if common not in self._known:
-            self._known[common] = self._bits(np.minimum(self.update.caps, common * self.update.group_factors))
+            with np.errstate(over="ignore"):
+                wanted = common * self.update.group_factors
+            self._known[common] = self._bits(np.minimum(self.update.caps, wanted))
         return self._known[common]
 
     def _bits(self, scales: Floats) -> float:
