@@ -18,7 +18,7 @@ from flwr_co3.correct import MEMORY_DTYPES
 from flwr_co3.rate import RateLimit
 from flwr_co3.schedules import Loss
 from flwr_co3.schemes import Scheme, make_scheme
-from flwr_co3.schemes.scheme import INCREMENT
+from flwr_co3.schemes.scheme import CLIENT, INCREMENT
 
 #: A limit for each node in each round, or none: a function of the round's number, from 1, and the node's id.
 NodeRates: TypeAlias = Callable[[int, int], RateLimit | None]
@@ -31,7 +31,8 @@ _AUTO = (("fp4", 0.5), ("e2m5", 1.0), ("e3m4", 1.0), ("fp8_143", math.inf))
 BATCH_NORM_STATISTICS = ("*running_mean", "*running_var", "*num_batches_tracked")
 
 # Options that say how CO3 codes, and nothing to other schemes.
-_OF_CO3 = ("format", "coder", "scale", "rounding", "reconstruction", "contexts")
+_OF_CO3 = ("format", "coder", "scale", "rounding", "reconstruction", "contexts", "weights")
+_WEIGHTS = (1e-6, 1e6)  # steps then differ by a million at most
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,10 @@ class CO3Config:
         turns both into plain limits before it tells its clients.
     memory_decay : float (default: 1.0)
         Share of what was not sent that is added to the next update, 0 to 1. 0 is no memory at all.
+    step_ahead : float (default: 0.0)
+        Share of its decayed memory that each client adds to the model that it trains from, 0 to 1, as if so much of
+        what it has not sent had arrived. What is sent and remembered is reckoned from there: nothing counts twice.
+        Low rates learn much sooner with some of it; with 0 the app trains from the model as it was sent.
     scale : "optimal" or float (default: "optimal")
         What updates are multiplied by before rounding. "optimal" minimises each tensor's expected squared error under
         its generalised normal fit; a number holds for all tensors, in 1 / units of the update: smaller, fewer bits.
@@ -63,6 +68,9 @@ class CO3Config:
     contexts : bool (default: False)
         Whether rows and columns of a tensor (output and input channels) may be sorted into classes with a table each,
         where that takes fewer bytes: the same levels, for more time. Only with the coder "rans".
+    weights : mapping of str to float (default: none)
+        For a budget: how much squared errors count, by shell patterns of tensors' names; the first that matches holds,
+        and what none matches counts once. The step of a tensor of weight 4 is half of the common one. 1e-6 to 1e6.
     exact : tuple of str (default: BatchNorm's running statistics)
         Shell patterns of names of tensors that travel without loss.
     exact_below : int (default: 8)
@@ -72,8 +80,7 @@ class CO3Config:
     scheme : str or Scheme (default: "co3")
         What codes the updates: "co3", or one of the schemes to compare with, by name (with its default options) or as
         `flwr_co3.schemes.make_scheme` makes it. All of them have the rate, the memory and the exact tensors of this
-        config; `format`, `coder`, `scale`, `rounding`,
-        `reconstruction` and `contexts` are CO3's own.
+        config; `format`, `coder`, `scale`, `rounding`, `reconstruction`, `contexts` and `weights` are CO3's own.
 
     Raises
     ------
@@ -90,10 +97,12 @@ class CO3Config:
     coder: str = "rans"
     rate: RateLimit | NodeRates | None = None
     memory_decay: float = 1.0
+    step_ahead: float = 0.0
     scale: Literal["optimal"] | float = "optimal"
     rounding: str = "nearest"
     reconstruction: str = "level"
     contexts: bool = False
+    weights: Mapping[str, float] | tuple[tuple[str, float], ...] = ()
     exact: tuple[str, ...] = BATCH_NORM_STATISTICS
     exact_below: int = 8
     memory_dtype: str = "float32"
@@ -101,6 +110,7 @@ class CO3Config:
 
     def __post_init__(self) -> None:
         """Check every field."""
+        self._check_weights()
         self._check_scheme()
         levels = 2 * self.float_format.zero + 1
         if self.float_format.zero > MAX_MAGNITUDE:
@@ -123,8 +133,9 @@ class CO3Config:
                 'CO3Config rounding "stochastic" is unbiased only if levels decode to themselves: take reconstruction '
                 '"level", or another rounding.'
             )
-        if not (_is_number(self.memory_decay) and 0 <= self.memory_decay <= 1):
-            raise ValueError(f"CO3Config memory_decay must lie within 0 to 1, not be {self.memory_decay!r}.")
+        for name, share in (("memory_decay", self.memory_decay), ("step_ahead", self.step_ahead)):
+            if not (_is_number(share) and 0 <= share <= 1):
+                raise ValueError(f"CO3Config {name} must lie within 0 to 1, not be {share!r}.")
         if self.scale != "optimal" and not (_is_number(self.scale) and 0 < self.scale <= sys.float_info.max):
             raise ValueError(f'CO3Config scale must be "optimal" or a finite number above 0, not {self.scale!r}.')
         if not (self.rate is None or isinstance(self.rate, RateLimit) or callable(self.rate)):
@@ -138,6 +149,25 @@ class CO3Config:
         object.__setattr__(self, "exact", tuple(self.exact))
         if isinstance(self.exact_below, bool) or not isinstance(self.exact_below, int) or self.exact_below < 0:
             raise ValueError(f"CO3Config exact_below must be an integer of at least 0, not {self.exact_below!r}.")
+
+    def _check_weights(self) -> None:
+        pairs = tuple(self.weights.items()) if isinstance(self.weights, Mapping) else self.weights
+        if not isinstance(pairs, tuple) or not all(
+            isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) for pair in pairs
+        ):
+            raise ValueError(
+                "CO3Config weights must map shell patterns to numbers, as in {'*.bias': 4.0}, and not be "
+                f"{self.weights!r}."
+            )
+        for pattern, weight in pairs:
+            if not (_is_number(weight) and _WEIGHTS[0] <= weight <= _WEIGHTS[1]):
+                raise ValueError(
+                    f"CO3Config weights must lie within {_WEIGHTS[0]:g} to {_WEIGHTS[1]:g}, and {pattern!r} has "
+                    f"{weight!r}."
+                )
+        if pairs and self.scale != "optimal":
+            raise ValueError("CO3Config takes weights or a scale, not both: weights divide a budget among tensors.")
+        object.__setattr__(self, "weights", pairs)
 
     def _check_scheme(self) -> None:
         scheme = self.other_scheme
@@ -155,6 +185,11 @@ class CO3Config:
             raise ValueError(
                 f"The memory of the scheme {scheme.name} holds what was sent so far: it takes memory_decay=1 and "
                 'memory_dtype="float32".'
+            )
+        if scheme.memory != CLIENT and self.step_ahead:
+            raise ValueError(
+                f"CO3Config step_ahead is a share of what was not sent yet, which clients of the scheme {scheme.name} "
+                "don't remember: leave it out."
             )
 
     @property
@@ -254,6 +289,8 @@ class CO3Config:
                 value = value.to_dict()
             elif isinstance(value, FloatFormat):
                 value = dataclasses.asdict(value)
+            elif field.name == "weights":
+                value = dict(self.weights)
             elif isinstance(value, Scheme):
                 value = {"name": value.name, **dataclasses.asdict(value)}
             fields[field.name] = value
