@@ -19,6 +19,7 @@ from flwr_co3._protocol import (
     RUN_KEY,
     STATS_KEY,
     UNKNOWN_MODEL,
+    UNREADABLE,
     held_version,
 )
 from flwr_co3._replies import Loaders
@@ -99,6 +100,7 @@ class Downlink:
         self._capable: set[str] = set()  # nodes that have named a version
         self._trying: set[str] = set()  # nodes that were sent the whole model compressed, and have not answered
         self._plain: set[str] = set()  # nodes that answered that with an error
+        self._frameless: set[str] = set()  # nodes that cannot read the frames
         self.tensors: Tensors = {}  # the current version
 
     def advance(self, source: object, record: ArrayRecord, server_round: int) -> None:
@@ -153,7 +155,8 @@ class Downlink:
         for reply in replies:
             node = str(reply.metadata.src_node_id)
             if reply.has_error():
-                self.complains(node, UNKNOWN_MODEL in (reply.error.reason or ""))
+                reason = reply.error.reason or ""
+                self.complains(node, UNKNOWN_MODEL in reason, UNREADABLE in reason)
             elif reply.metadata.message_type.partition(".")[0] == "train":
                 for number in _numbers(reply.content):
                     self.holds(node, number)
@@ -171,16 +174,20 @@ class Downlink:
         if node in self._held:
             self.holds(node, self._version.number)
 
-    def complains(self, node: str, of_the_model: bool) -> None:
+    def complains(self, node: str, of_the_model: bool, of_the_frames: bool = False) -> None:
         """Note that a node answered with an error: it may be unable to read what it was sent."""
-        if of_the_model:
+        if of_the_model or of_the_frames:
             self._held.pop(node, None)
+        if of_the_frames:
+            self._frameless.add(node)
         if node in self._trying:
             self._trying.remove(node)
             self._plain.add(node)
 
     def _base_of(self, node: str) -> Version | None:
         """Return the version from which frames bring a node to the current one; None where they don't."""
+        if node in self._frameless:
+            return None
         held = self._held.get(node)
         if held == self._version.number:
             return self._version

@@ -6,9 +6,10 @@ from flwr.app import Array, ArrayRecord
 
 from flwr_co3._keeping import Keeper
 from flwr_co3._planes import unpacked
-from flwr_co3._protocol import BASE_KEY, FRAME_STYPE, MODEL_KEY, UNKNOWN_MODEL, run_of
+from flwr_co3._protocol import BASE_KEY, FRAME_STYPE, MODEL_KEY, UNKNOWN_MODEL, UNREADABLE, run_of
 from flwr_co3._versions import Tensors, Version, advanced
 from flwr_co3.correct import Kept, LastUpdate
+from flwr_co3.errors import FrameError
 
 
 def received_model(record: ArrayRecord, config: Mapping[str, object], keeper: Keeper) -> tuple[ArrayRecord, int]:
@@ -26,7 +27,8 @@ def received_model(record: ArrayRecord, config: Mapping[str, object], keeper: Ke
     Raises
     ------
     ValueError
-        If the frames start from a version that is not held here, or do not lead to the one that they should.
+        If the frames start from a version that is not held here, do not lead to the one that they should, or cannot be
+        read.
     """
     run, target = run_of(config), Version.read(config[MODEL_KEY])
     try:
@@ -35,6 +37,8 @@ def received_model(record: ArrayRecord, config: Mapping[str, object], keeper: Ke
             tensors = _brought(frames, Version.read(config[BASE_KEY]), target, *_held(keeper, run))
         else:
             tensors = unpacked(record)
+    except FrameError as error:  # they are a later version's, most likely
+        raise ValueError(f"This client {UNREADABLE}. {error}") from error
     except Exception as error:  # whatever is wrong, the server can send the whole model
         raise ValueError(f"This client {UNKNOWN_MODEL}. {error}") from error
     if Version.of(target.number, tensors) != target:

@@ -25,6 +25,7 @@ SCALAR_STATS_KEYS = (
 )  # the same in a NumPyClient's metrics
 HELD_KEY = "co3-held"  # beside them: the number of the version of the model that the client holds
 UNKNOWN_MODEL = "does not hold the model that the frames start from"  # in the reason of a client's error
+UNREADABLE = "cannot read the frames that bring the model"  # likewise
 ERROR_CODE = 6  # Flower's ErrorCode.MOD_FAILED_PRECONDITION, which it does not export
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from flwr_co3.codec import Codec
 from flwr_co3.errors import FrameError
-from flwr_co3.frame import FrameReader
+from flwr_co3.frame import FrameReader, TensorSpec
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -76,7 +76,22 @@ def step(codec: Codec, old: Tensors, new: Tensors) -> bytes:
     """
     if new.keys() != old.keys():
         raise ValueError("It does not have the tensors of the version before.")
-    return codec.encode({name: _change(codec, name, old[name], tensor) for name, tensor in new.items()})
+    update = {name: _change(codec, name, old[name], tensor) for name, tensor in new.items()}
+    table = _table(old)
+    for name in table or ():
+        if update[name].dtype != old[name].dtype:
+            raise ValueError(f"Tensor '{name}' is {update[name].dtype}, and was {old[name].dtype} before.")
+    return codec.compress(update, known=table is not None).frame
+
+
+def _table(tensors: Tensors) -> dict[str, TensorSpec] | None:
+    """Return the table of tensors that frames from this version leave out; None where it may become another one.
+
+    Half precision travels as float32, and FedAvg makes fractions of whole numbers.
+    """
+    if all(tensor.dtype.kind == "f" and tensor.itemsize >= 4 for tensor in tensors.values()):
+        return {name: TensorSpec.of(tensor) for name, tensor in tensors.items()}
+    return None
 
 
 def _change(codec: Codec, name: str, old: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
@@ -102,7 +117,8 @@ def advanced(tensors: Tensors, frame: bytes) -> Tensors:
     if not tensors:
         return Codec().decode(frame)
     # Half precision travels as float32.
-    reader = FrameReader(frame, max_bytes=2 * sum(tensor.nbytes for tensor in tensors.values()) + 1024)
+    most = 2 * sum(tensor.nbytes for tensor in tensors.values()) + 1024
+    reader = FrameReader(frame, like=_table(tensors), max_bytes=most)
     for name, spec in reader.tensors.items():
         if name not in tensors or tensors[name].shape != spec.shape:
             raise FrameError(

@@ -119,6 +119,24 @@ def test_a_version_is_named_by_number_and_content(model: Tensors) -> None:
             Version.read(bad)
 
 
+def test_frames_leave_out_the_table_of_tensors_where_both_sides_know_it() -> None:
+    rng = np.random.default_rng(0)
+    floats: Tensors = {"a long name": rng.normal(size=(30, 20)).astype("f4"), "b": rng.normal(size=3)}
+    for old, known in (
+        (floats, True),
+        ({**floats, "n": np.array(3)}, False),
+        ({**floats, "n": np.ones(3, "f2")}, False),
+    ):
+        new = {name: tensor + np.ones_like(tensor) for name, tensor in old.items()}
+        frame = step(Codec(), old, new)
+        assert (len(frame) < len(Codec().encode({name: new[name] - old[name] for name in old}))) == known
+        np.testing.assert_allclose(advanced(old, frame)["a long name"], new["a long name"], atol=0.3)
+    with pytest.raises(FrameError, match="refers to another table"):
+        advanced({"another name": floats["a long name"], "b": floats["b"]}, step(Codec(), floats, floats))
+    with pytest.raises(ValueError, match="'b' is float32, and was float64"):
+        step(Codec(), floats, {**floats, "b": floats["b"].astype("f4")})
+
+
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", ">f4"])
 def test_a_frame_leads_near_the_next_version(dtype: str) -> None:
     rng = np.random.default_rng(0)
@@ -227,6 +245,23 @@ def test_a_client_with_an_older_mod_is_sent_whole_models(model: Tensors) -> None
     assert all(is_whole(message) for message in grid.sent) and len(newer.got) == 3
 
 
+def test_a_client_that_cannot_read_the_frames_is_sent_whole_models_from_then_on(
+    model: Tensors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Client(1)
+
+    def older(message: Message, context: Context) -> Message:
+        with monkeypatch.context() as patch:
+            patch.setattr("flwr_co3.frame.VERSION", 0)
+            return client(message, context)
+
+    grid = LocalGrid({1: older})
+    CO3Strategy(avg(), EVERYTHING_EXACT, LOW).start(grid=grid, initial_arrays=record(model), num_rounds=5)
+    assert [is_whole(message) for message in grid.sent] == [True, False, True, True, True]
+    assert [reply.has_error() for reply in grid.replies] == [False, True, False, False, False]
+    assert "reads versions 1 to 0: update the older side" in str(grid.replies[1].error.reason)
+
+
 # Which frames
 
 
@@ -244,13 +279,13 @@ def test_a_node_that_was_not_sampled_is_sent_all_frames_since(model: Tensors) ->
 
 
 def test_the_whole_model_is_sent_where_it_is_smaller(model: Tensors) -> None:
-    rarely = CO3Strategy(Sampling((1, 2), *[(1,)] * 4, (1, 2)), downlink=CO3Config(format="fp8"))
+    rarely = CO3Strategy(Sampling((1, 2), *[(1,)] * 6, (1, 2)), downlink=CO3Config(format="fp8"))
     grid = LocalGrid({1: Client(1), 2: Client(2)})
-    rarely.start(grid=grid, initial_arrays=record(model), num_rounds=6)
+    rarely.start(grid=grid, initial_arrays=record(model), num_rounds=8)
     assert [is_whole(message) for message in sent_to(grid, 2)] == [True, True]
-    assert [is_whole(message) for message in sent_to(grid, 1)] == [True] + [False] * 5
+    assert [is_whole(message) for message in sent_to(grid, 1)] == [True] + [False] * 7
     downlink = rarely._downlink
-    assert downlink is not None and len(downlink._frames) == len(downlink._names) < 5
+    assert downlink is not None and len(downlink._frames) == len(downlink._names) < 7
 
 
 @pytest.mark.parametrize("store", [False, True])
