@@ -47,8 +47,8 @@ def test_fetchsgd_learns(momentum: float, share: float) -> None:
             side.accept(one)
         restated = side.restate(received)
         assert restated is not None
-        ((step,), same) = restated
-        assert np.array_equal(step, *same)
+        step, same = (np.concatenate(vectors) for vectors in restated)
+        assert np.array_equal(step, same)
         w = w + step
         side.commit({})
         losses.append(float(np.sum(curvature * (w - target) ** 2)))
