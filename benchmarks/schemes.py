@@ -3,9 +3,10 @@
 "nMSE" is the squared error over the squared norm, with a memory to hold it: unbiased schemes are damped then.
 "Undamped" is that of unbiased schemes without a memory, which makes them unbiased. Speeds are shares of memcpy's
 (np.copyto into a warm buffer) and of CO3's at the same budget, measured in turns in the same process; the search for a
-budget is part of encoding.
+budget is part of encoding. Times are the processor's, over all threads: what else runs on the machine matters little.
 """
 
+import time
 from functools import partial
 from typing import Annotated, NamedTuple
 
@@ -98,7 +99,8 @@ def row(name: str, update: Update, config: CO3Config, runs: int) -> Row:
     budget = None if config.limit is None else config.limit.bytes_for(entries)
     if budget is not None and size > budget:
         raise RuntimeError(f"A frame of {name} has {size} bytes, and {budget} are allowed.")
-    timed = take_turns({"copy": baselines.copy(update), **this.actions("this"), **ours.actions("ours")}, runs)
+    actions = {"copy": baselines.copy(update), **this.actions("this"), **ours.actions("ours")}
+    timed = take_turns(actions, runs, time.process_time)
     unbiased = config.other_scheme is not None and config.other_scheme.unbiased
     return {
         "scheme": name,
