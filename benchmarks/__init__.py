@@ -5,6 +5,7 @@
 ``python -m benchmarks.tensors``     many tensors against one of the same size
 ``python -m benchmarks.size``        bytes against the entropy of the levels, and zstd on the packed codes
 ``python -m benchmarks.peers``       other codecs at the same distortion
+``python -m benchmarks.schemes``     other schemes at given budgets: what they use, lose and take
 ``python -m benchmarks.startup``     imports, and the first call against the second
 ``python -m benchmarks.memory``      memory beyond the update
 ``python -m benchmarks.flower``      one round of Flower: our share of it, and the server's aggregation

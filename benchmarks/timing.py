@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 Action = Callable[[], object]
+Clock = Callable[[], float]  # seconds
 
 _SHORTEST = 2e-3  # seconds; what is quicker is repeated within one run, and its mean taken
 
@@ -24,26 +25,26 @@ class Times(NamedTuple):
         return statistics.median(a / b for a, b in zip(self.runs[over], self.runs[under], strict=True))
 
 
-def take_turns(actions: Mapping[str, Action], runs: int) -> Times:
+def take_turns(actions: Mapping[str, Action], runs: int, clock: Clock = time.perf_counter) -> Times:
     """Time actions, one after the other in every run, after one run of each that is not counted."""
-    repeats = {name: _repeats(action) for name, action in actions.items()}
+    repeats = {name: _repeats(action, clock) for name, action in actions.items()}
     times: dict[str, list[float]] = {name: [] for name in actions}
     for _ in range(runs):
         for name, action in actions.items():
-            times[name].append(_seconds(action, repeats[name]))
+            times[name].append(_seconds(action, repeats[name], clock))
     return Times(times)
 
 
-def _repeats(action: Action) -> int:
+def _repeats(action: Action, clock: Clock) -> int:
     """How often a quick action is repeated in one run; this is its uncounted run, too."""
     repeats = 1
-    while (seconds := _seconds(action, repeats)) * repeats < _SHORTEST:
+    while (seconds := _seconds(action, repeats, clock)) * repeats < _SHORTEST:
         repeats *= max(2, round(_SHORTEST / max(seconds * repeats, 1e-9)))
     return repeats
 
 
-def _seconds(action: Action, repeats: int) -> float:
-    start = time.perf_counter()
+def _seconds(action: Action, repeats: int, clock: Clock) -> float:
+    start = clock()
     for _ in range(repeats):
         action()
-    return (time.perf_counter() - start) / repeats
+    return (clock() - start) / repeats

@@ -55,6 +55,8 @@ def encode(
     values = [source.block(update.decay, 0, source.update.size) for source in update.sources]
     vectors = [np.ldexp(v.astype(np.float64), -exponent) for v in values]
     fresh = memory is None or memory.empty
+    if scheme.memory == INCREMENT and memory is not None:
+        fresh = memory.norm == 0  # also where all that was sent got lost, and was put back
     feedback = memory is not None and scheme.memory == CLIENT
 
     def frame_of(chosen: Scheme) -> bytes:

@@ -129,6 +129,6 @@ class Body:
 
 def _scheme(name: memoryview) -> Scheme:
     try:
-        return scheme_class(str(name, "ascii"))()
+        return scheme_class(str(name, "ascii", "replace"))()
     except ValueError as error:
         raise FrameError(f"The frame is of a scheme that is not known here. {error}") from error

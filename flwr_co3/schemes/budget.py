@@ -46,10 +46,20 @@ def largest_within(budget: int, scheme: Scheme, encode: Callable[[Scheme], bytes
     Sizes rise with the logarithm of the knob, more or less: between a knob that fits and one that doesn't, the next is
     where a straight line in the logarithms of both meets the budget.
     """
+    best, full = _turned(budget, scheme, encode)
+    while not full and (finer := scheme.finer()) is not None:
+        scheme = finer
+        more, full = _turned(budget, scheme, encode)
+        best = max(best or b"", more or b"", key=len)
+    return best
+
+
+def _turned(budget: int, scheme: Scheme, encode: Callable[[Scheme], bytes]) -> tuple[bytes | None, bool]:
+    """The same with these options but the knob's, and whether a finer scheme would have nothing to add."""
     knob = scheme.knob
     if knob is None:
         frame = encode(scheme)
-        return frame if len(frame) <= budget else None
+        return (frame if len(frame) <= budget else None), True
     best: bytes | None = None
     low, high = Point(0.0, 0), Point(1.0, 0)
     place = _place(knob, float(getattr(scheme, knob.option)))
@@ -58,8 +68,10 @@ def largest_within(budget: int, scheme: Scheme, encode: Callable[[Scheme], bytes
         if len(frame) <= budget:
             best = max(best or b"", frame, key=len)
             low = Point(place, len(frame))
-            if place == 1 or len(frame) >= _GOOD * budget:
+            if len(frame) >= _GOOD * budget:
                 break
+            if place == 1:
+                return best, False
         else:
             high = Point(place, len(frame))
             if place == 0:
@@ -68,7 +80,7 @@ def largest_within(budget: int, scheme: Scheme, encode: Callable[[Scheme], bytes
             break
         last = attempt == _ATTEMPTS - 2
         place = 0.0 if last and best is None else _next(knob, low, high, budget, attempt)
-    return best
+    return best, True
 
 
 def _next(knob: Knob, low: Point, high: Point, budget: int, attempt: int) -> float:

@@ -23,8 +23,9 @@ class CountSketch(Scheme):
 
     Each of the rows adds entries, with random signs, into its columns; an entry is estimated as the median over rows.
     The server holds, with the mean sketch S of a round: ``S_u = rho S_u + S``, ``S_e = S_e + S_u``, and sends into the
-    model ``D = TopK(U(S_e))``; then ``S_e -= S(D)``. (Updates are steps already, so the paper's eta is 1.) Sketches of
-    one round must have the same size: clients with a tighter budget of their own can't take part.
+    model ``D = TopK(U(S_e))``; then the cells in which S(D) is not 0 become 0 in both. (Updates are steps already, so
+    the paper's eta is 1.) Sketches of one round must have the same size: clients with a tighter budget of their own
+    can't take part.
 
     Parameters
     ----------
@@ -32,10 +33,17 @@ class CountSketch(Scheme):
         Cells of the sketch (float32) over the number of entries.
     rows : int (default: 5)
         Rows of the sketch, 1 to 31; odd, so that there is a median.
-    share : float (default: 0.01)
-        k of the server's top-k over the number of entries.
+    share : float (default: 0.1)
+        k of the server's top-k over the number of cells: a smaller sketch can tell fewer entries from its noise.
     momentum : float (default: 0.9)
         rho.
+
+    Notes
+    -----
+    Algorithm 1 has ``S_e -= S(D)``. Where k is more than a small part of the columns, D holds the noise of the same
+    cell several times, and S_e grows without end at any learning rate. The authors' code gave that up, too
+    (github.com/kiddyboots216/CommEfficient, ``_server_helper_sketched``), and sets cells to 0 instead; in S_u as well,
+    their stand-in for momentum factor masking.
     """
 
     name: ClassVar = "countsketch"
@@ -44,7 +52,7 @@ class CountSketch(Scheme):
 
     cells: float = 0.1
     rows: int = 5
-    share: float = 0.01
+    share: float = 0.1
     momentum: float = 0.9
 
     def __post_init__(self) -> None:
@@ -62,11 +70,12 @@ class CountSketch(Scheme):
         return Knob("cells", 1e-9, 4)
 
     def encode(self, vectors: Sequence[Floats], rng: np.random.Generator, feedback: bool) -> Parts:
-        """See `Scheme`. Numbers: rows, share, then the sketch row by row."""
+        """See `Scheme`. Numbers: rows, k over the number of entries, then the sketch row by row."""
         v = join(vectors)
         columns = max(round(self.cells * v.size / self.rows), 1)
         table = sketch(v, self.rows, columns)
-        return Parts(numbers=np.concatenate([[self.rows, self.share], table.reshape(-1)]).astype(np.float32))
+        share = self.share_of_entries(table.size, v.size)
+        return Parts(numbers=np.concatenate([[self.rows, share], table.reshape(-1)]).astype(np.float32))
 
     def decode(self, parts: Parts, sizes: Sequence[int]) -> Iterator[Floats]:
         """See `Scheme`. What one sketch alone tells: the largest estimates."""
@@ -76,6 +85,10 @@ class CountSketch(Scheme):
     def lengths(self, sizes: Sequence[int], numbers: Float32s) -> list[int]:
         """There are no levels."""
         return []
+
+    def share_of_entries(self, cells: int, entries: int) -> float:
+        """Return k over the number of entries, for a sketch of so many cells."""
+        return min(self.share * cells / max(entries, 1), 1.0)
 
     def server(self) -> ServerSide:
         """See `Scheme`."""
@@ -161,8 +174,9 @@ class _Sketches(ServerSide):
         momentum, error = self._state(mean.shape)
         momentum = self._scheme.momentum * momentum + mean
         error = error + momentum
-        found = unsketched(error, sum(sizes), self._scheme.share)
-        self._next = momentum, error - sketch(found, *error.shape)
+        found = unsketched(error, sum(sizes), self._scheme.share_of_entries(error.size, sum(sizes)))
+        untouched = sketch(found, *error.shape) == 0
+        self._next = momentum * untouched, error * untouched
         return [list(split(found, sizes))] * len(received)
 
     def commit(self, metrics: Mapping[str, object]) -> None:

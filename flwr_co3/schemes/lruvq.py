@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,6 +13,8 @@ from flwr_co3.schemes.scheme import Floats, Knob, Parts, Scheme, check_number, j
 from flwr_co3.schemes.topk import largest
 from flwr_co3.schemes.trellis import dequantize, quantize
 
+_LEAST_STEP = 1e-4
+
 
 @dataclass(frozen=True)
 class LRUVQ(Scheme):
@@ -21,9 +24,10 @@ class LRUVQ(Scheme):
     ----------
     share : float (default: 0.02)
         Entries kept, of the whole update.
-    step : float (default: 0.5)
+    step : float (default: 0.25)
         Distance of the union of both of the trellis's quantisers, in root mean squares of what is kept. Each of them
-        alone has twice that. Any step gives a rate, whole or not.
+        alone has twice that. Any step gives a rate, whole or not. A budget chooses how much is kept; with all kept and
+        bytes to spare, the step is halved.
     """
 
     name: ClassVar = "lruvq"
@@ -31,17 +35,21 @@ class LRUVQ(Scheme):
     contraction: ClassVar = True
 
     share: float = 0.02
-    step: float = 0.5
+    step: float = 0.25
 
     def __post_init__(self) -> None:
         """Check the options."""
         check_number(self, "share", 1e-9, 1)
-        check_number(self, "step", 1e-4, 1e4)
+        check_number(self, "step", _LEAST_STEP, 1e4)
 
     @property
     def knob(self) -> Knob:
         """See `Scheme`."""
         return Knob("share", 1e-9, 1)
+
+    def finer(self) -> Scheme | None:
+        """See `Scheme`: half the step."""
+        return dataclasses.replace(self, share=1.0, step=self.step / 2) if self.step >= 2 * _LEAST_STEP else None
 
     def encode(self, vectors: Sequence[Floats], rng: np.random.Generator, feedback: bool) -> Parts:
         """See `Scheme`. Level 0 is what was not kept: the trellis's 0, 1, .. are 1, 2, .., its negatives stay."""

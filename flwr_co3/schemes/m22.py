@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,6 +16,8 @@ from flwr_co3.schemes.scheme import Floats, Integers, Knob, Parts, Scheme, check
 from flwr_co3.schemes.tinyscript import nearest, signed
 from flwr_co3.schemes.topk import largest
 
+_MOST_BITS = 7
+
 
 @dataclass(frozen=True)
 class M22(Scheme):
@@ -27,8 +30,8 @@ class M22(Scheme):
     ----------
     share : float (default: 0.02)
         Entries kept, of the whole update.
-    bits : int (default: 2)
-        R, 1 to 7.
+    bits : int (default: 3)
+        R, 1 to 7. A budget chooses how much is kept, as in the paper; with all kept and bytes to spare, R rises.
     weight : float (default: 2.0)
         M: 0 is the squared error.
     model : str (default: "gennorm")
@@ -40,14 +43,14 @@ class M22(Scheme):
     contraction: ClassVar = True
 
     share: float = 0.02
-    bits: int = 2
+    bits: int = 3
     weight: float = 2.0
     model: str = "gennorm"
 
     def __post_init__(self) -> None:
         """Check the options."""
         check_number(self, "share", 1e-9, 1)
-        check_number(self, "bits", 1, 7, whole=True)
+        check_number(self, "bits", 1, _MOST_BITS, whole=True)
         check_number(self, "weight", 0, 10)
         check_choice(self, "model", ("gennorm", "dweibull"))
 
@@ -55,6 +58,10 @@ class M22(Scheme):
     def knob(self) -> Knob:
         """See `Scheme`."""
         return Knob("share", 1e-9, 1)
+
+    def finer(self) -> Scheme | None:
+        """See `Scheme`: one bit more."""
+        return dataclasses.replace(self, share=1.0, bits=self.bits + 1) if self.bits < _MOST_BITS else None
 
     def encode(self, vectors: Sequence[Floats], rng: np.random.Generator, feedback: bool) -> Parts:
         """See `Scheme`. A tensor's numbers are the magnitudes of its levels; one of zeros has none."""
@@ -114,3 +121,7 @@ class OneBit(M22):
         super().__post_init__()
         if self.bits != 1:
             raise ValueError(f"The scheme onebit has one bit for each entry that is kept, not {self.bits}: take m22.")
+
+    def finer(self) -> None:
+        """See `Scheme`: one bit stays one bit."""
+        return

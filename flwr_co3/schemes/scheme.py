@@ -138,6 +138,10 @@ class Scheme(ABC):
         """What a budget may turn; None if there is nothing, and an update that does not fit is not sent."""
         return None
 
+    def finer(self) -> Scheme | None:
+        """Return what goes on where a budget has room at the knob's fine end, from that end; None if nothing does."""
+        return None
+
     def server(self) -> ServerSide | None:
         """Return what the server must remember from round to round, made anew; None if it is nothing."""
         return None

@@ -17,6 +17,7 @@ from benchmarks import (
     peers,
     quantisers,
     regressions,
+    schemes,
     server_memory,
     shannon,
     size,
@@ -183,6 +184,18 @@ def test_budgets(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(unused) == ["0.1 bit", "1 bit", "6 bit"]
     for cell in unused.values():
         assert isinstance(cell, float) and 0 <= cell < 20
+
+
+def test_schemes(capsys: pytest.CaptureFixture[str]) -> None:
+    schemes.main("one tensor", SMALL, "0.3,2", "co3,topk,qsgd,sign", 1, Form.JSON)
+
+    tables = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [[row["scheme"] for row in table["rows"]] for table in tables] == [*2 * [["co3", "topk", "qsgd"]], ["sign"]]
+    for budget, table in zip((0.3, 2.0), tables, strict=False):
+        for row in table["rows"]:
+            assert_positive(row)
+            assert row["bits"] <= budget and 90 < row["used %"] <= 100 and row["nMSE"] < 1
+            assert (row["unbiased"] == "yes") is (row["undamped nMSE"] is not None) is (row["scheme"] == "qsgd")
 
 
 def test_quantisers(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ def commands(name: str) -> list[tuple[str, str]]:
     return COMMAND.findall((ROOT / name).read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("name", ["docs/speed.md", "Makefile", "README.md"])
+@pytest.mark.parametrize("name", ["docs/speed.md", "docs/schemes.md", "Makefile", "README.md"])
 def test_the_commands_that_are_named_exist_and_take_these_options(name: str) -> None:
     found = commands(name)
     assert found

@@ -21,6 +21,7 @@ from flwr_co3.client import CO3Mod
 from flwr_co3.codec import Codec
 from flwr_co3.config import CO3Config
 from flwr_co3.correct import Kept, MemoryStore
+from flwr_co3.schemes.ef21 import _Estimates
 from flwr_co3.server import CO3Strategy
 from tests.flower.helpers import Tensors, arrays, context, frame_of, message, model_of, record, reply_with, specs
 
@@ -366,6 +367,36 @@ class World:
                     atol=1e-4,
                     err_msg=f"node {node.number}, tensor {name}, round {self.round}",
                 )
+
+
+class EstimatingWorld(World):
+    """With EF21: both ends hold the same estimate, or the client's is 0 and its next frame will say so."""
+
+    def count(self, handed: list[Message]) -> None:
+        """Check that what the strategy aggregated is the estimates."""
+        super().count(handed)
+        start = arrays(self.inner.model)
+        for reply in handed:
+            new, held = arrays(model_of(reply.content)), self.held(reply.metadata.src_node_id)
+            for name in LOSSY:
+                np.testing.assert_allclose(new[name] - start[name], held[name], atol=1e-4)
+
+    def check(self, *nodes: Node) -> None:
+        """Compare the estimates."""
+        for node in nodes or self.nodes:
+            estimate = {name: -tensor for name, tensor in self.outstanding(node, node.keeper.load(self.run)).items()}
+            if node.was_damaged and not any(tensor.any() for tensor in estimate.values()):
+                continue
+            held = self.held(node.number)
+            for name in LOSSY:
+                np.testing.assert_allclose(estimate[name], held[name], atol=1e-4, err_msg=f"node {node.number}, {name}")
+
+    def held(self, node: int) -> Tensors:
+        """The server's estimate of a node's update."""
+        side = self.strategy._side
+        assert isinstance(side, _Estimates)
+        vectors = {vector.size: vector for vector in side._held.get(str(node), [])}  # tensors differ in their sizes
+        return {name: vectors[z.size].reshape(z.shape) if vectors else z for name, z in zeros().items()}
 
 
 def damaged(reply: Message) -> Message:

@@ -12,9 +12,11 @@ from flwr_co3.codec import Codec
 from tests.kinds import kinds
 from tests.known import known_kinds, like
 from tests.samples import Array
+from tests.schemes.kinds import scheme_kinds
 
 FOLDER = Path(__file__).parent
 KNOWN_FOLDER = FOLDER / "known"  # frames that can only be read with the arrays' names, dtypes and shapes
+SCHEMES_FOLDER = FOLDER / "schemes"
 _BFLOAT16 = "bfloat16:"  # before the names of arrays that are kept as their bits, since npz has no such dtype
 
 
@@ -42,7 +44,7 @@ def read_arrays(path: Path) -> dict[str, Array]:
 
 def main() -> None:
     """Make the frames that are not there yet."""
-    for folder, all_kinds in ((FOLDER, kinds()), (KNOWN_FOLDER, known_kinds())):
+    for folder, all_kinds in ((FOLDER, kinds()), (KNOWN_FOLDER, known_kinds()), (SCHEMES_FOLDER, scheme_kinds())):
         for name, kind in all_kinds.items():
             path = folder / f"{name.replace(' ', '-')}.frame"
             if path.exists():

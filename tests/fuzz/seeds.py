@@ -12,6 +12,7 @@ from flwr_co3.config import CO3Config
 from tests.fuzz.targets import KERNELS
 from tests.kinds import kinds, outliers
 from tests.samples import gennorm
+from tests.schemes.kinds import scheme_kinds
 
 _FRAMES = Path(__file__).parent.parent / "frames"
 
@@ -21,11 +22,11 @@ _LOOPS = 5  # targets in loops.c
 
 def frames() -> list[bytes]:
     """Frames without their checksums, with deflated tables and with plain ones: no mutation gets through deflate."""
-    found = [path.read_bytes() for path in sorted(_FRAMES.glob("*.frame"))]
+    found = [path.read_bytes() for path in sorted([*_FRAMES.glob("*.frame"), *_FRAMES.glob("schemes/*.frame")])]
     deflate = frame_module._deflate
     for plain in (False, True):
         with patch.object(frame_module, "_deflate", (lambda data: deflate(data) + data) if plain else deflate):
-            found += [kind.frame() for kind in kinds().values()]
+            found += [kind.frame() for kind in (*kinds().values(), *scheme_kinds().values())]
             for coder in ("rans", "huffman"):
                 for fmt in ("fp4", "fp8", "e2m1"):
                     update = {"w": gennorm(0.8, 1100).astype("f4"), "b": gennorm(1, 30).astype("f4")}

@@ -4,9 +4,11 @@ import dataclasses
 
 import pytest
 
+from flwr_co3 import CO3Config, Codec, RateLimit
 from flwr_co3.schemes import make_scheme
 from flwr_co3.schemes.budget import largest_within
 from flwr_co3.schemes.scheme import Scheme
+from tests.samples import gennorm
 
 
 @dataclasses.dataclass
@@ -45,3 +47,21 @@ def test_a_scheme_without_a_knob_fits_or_does_not() -> None:
     for budget, fits in ((50, True), (49, False)):
         frame = largest_within(budget, make_scheme("none"), lambda _: bytes(50))
         assert (frame is not None) is fits
+
+
+@pytest.mark.parametrize("bits", [0.3, 1.0, 2.0, 3.0, 4.5])
+@pytest.mark.parametrize("scheme", [make_scheme("m22"), make_scheme("m22", bits=1, weight=0), make_scheme("lruvq")])
+def test_levels_become_finer_where_all_is_kept_and_there_is_room(scheme: Scheme, bits: float) -> None:
+    update = {"w": gennorm(1.0, 6000)}
+    encoded = [
+        Codec(CO3Config(scheme=scheme, rate=RateLimit(bits_per_parameter=rate))).compress(update)
+        for rate in (0.7 * bits, bits)
+    ]
+    assert 0.9 * bits * 6000 / 8 <= len(encoded[1].frame) <= bits * 6000 / 8
+    assert encoded[1].nmse < encoded[0].nmse
+
+
+def test_one_bit_stays_one_bit() -> None:
+    update = {"w": gennorm(1.0, 6000)}
+    frame = Codec(CO3Config(scheme="onebit", rate=RateLimit(bits_per_parameter=4))).encode(update)
+    assert len(frame) <= 1.6 * 6000 / 8

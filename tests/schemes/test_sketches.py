@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from flwr_co3.schemes import make_scheme
+from flwr_co3.schemes.body import Body, Message, write_body
 from flwr_co3.schemes.countsketch import sketch, unsketched
 from flwr_co3.schemes.hashing import hashes, places_of, signs_of
 from flwr_co3.schemes.homomorphic import add, peel
-from flwr_co3.schemes.scheme import Parts
+from flwr_co3.schemes.scheme import Parts, Scheme
+from flwr_co3.schemes.server import Received
 from tests.samples import Array
 
 
@@ -24,6 +26,41 @@ def test_fetchsgd_recovers_heavy_hitters() -> None:
     found = unsketched(sketch(v, 7, 4000), v.size, 50 / v.size)
     assert np.isin(where, np.flatnonzero(found)).mean() >= 0.95
     np.testing.assert_allclose(found[where][found[where] != 0], v[where][found[where] != 0], atol=0.5)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.5])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_fetchsgd_learns(momentum: float, share: float) -> None:
+    target, _ = heavy(1000, 20)
+    curvature = np.random.default_rng(2).uniform(0.3, 1, 1000)
+    scheme = make_scheme("countsketch", cells=0.5, share=share, momentum=momentum)
+    side = scheme.server()
+    assert side is not None
+    w, losses = np.zeros(1000), []
+    for _ in range(80):
+        gradient = curvature * (w - target)
+        received = [
+            Received(str(node), weight, body_of(scheme, -0.05 * part * gradient), [1000])
+            for node, weight, part in ((1, 10.0, 0.4), (2, 30.0, 1.2))
+        ]
+        for one in received:
+            side.accept(one)
+        restated = side.restate(received)
+        assert restated is not None
+        step, same = (np.concatenate(vectors) for vectors in restated)
+        assert np.array_equal(step, same)
+        w = w + step
+        side.commit({})
+        losses.append(float(np.sum(curvature * (w - target) ** 2)))
+    start = float(np.sum(curvature * target**2))
+    assert max(losses) <= start and losses[-1] <= 0.1 * start, (max(losses) / start, losses[-1] / start)
+
+
+def body_of(scheme: Scheme, v: Array) -> Body:
+    """What the server reads of a client's update."""
+    parts = scheme.encode([v], np.random.default_rng(0), False)
+    models, coded = write_body(Message(scheme, parts, 0, True))
+    return Body(memoryview(models), memoryview(b"".join(coded)), [v.size])
 
 
 def test_sketches_are_linear_and_one_row_is_unbiased() -> None:
