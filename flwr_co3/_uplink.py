@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from flwr_co3._acknowledgements import settle
 from flwr_co3._keeping import Keeper
 from flwr_co3._protocol import ClientStats, Order, may_be_known
+from flwr_co3._versions import at_least_single, difference
 from flwr_co3.codec import Codec, Seed
 from flwr_co3.correct import ErrorMemory, Kept, LastUpdate
 from flwr_co3.frame import TensorSpec
@@ -64,7 +65,7 @@ def compress(
         if codec.is_exact(name, new):
             exact[name] = new
         else:
-            lossy[name] = _difference(new, received)
+            lossy[name] = difference(new, received)
 
     update = exact | lossy
     memory = _load(keeper, order, lossy, {name: TensorSpec.of(array) for name, array in update.items()})
@@ -76,6 +77,32 @@ def compress(
 
     _save(keeper, order, memory, encoded.frame)
     return Compressed(encoded.frame, ClientStats(encoded.nmse, seconds, memory.norm))
+
+
+def start_of(received: Mapping[str, NDArray[Any]], order: Order, keeper: Keeper | None) -> dict[str, NDArray[Any]]:
+    """Return the model that a client trains from: as it was received, or a step ahead of that if the order says so.
+
+    Parameters
+    ----------
+    received : Mapping[str, NDArray]
+        The model, by tensor. Its arrays are not changed.
+    order : Order
+        What the server asked for.
+    keeper : Keeper or None
+        Keeps the client's error memory, which stays as it is.
+
+    Raises
+    ------
+    ValueError
+        If the train message was answered before.
+    """
+    codec, share = Codec(order.config), order.config.step_ahead
+    lossy = {name: array for name, array in received.items() if not codec.is_exact(name, array)}
+    if not (share and lossy):
+        return dict(received)
+    like = {name: TensorSpec.of(array) for name, array in received.items()}
+    like |= {name: TensorSpec(at_least_single(array.dtype).name, array.shape) for name, array in lossy.items()}
+    return {**received, **_load(keeper, order, lossy, like).step_ahead(lossy, share)}
 
 
 def refuse_secure_aggregation(records: Iterable[str]) -> None:
@@ -100,13 +127,6 @@ def _like(received: NDArray[Any], new: NDArray[Any], name: str) -> NDArray[Any]:
         )
     with np.errstate(over="ignore"):  # the codec says which tensor is not finite
         return new.astype(received.dtype, copy=False)
-
-
-def _difference(new: NDArray[Any], received: NDArray[Any]) -> NDArray[Any]:
-    """Return what changed, in at least float32: half precision is too coarse for updates."""
-    dtype = np.result_type(received.dtype, np.float32)
-    with np.errstate(invalid="ignore", over="ignore"):
-        return np.asarray(np.subtract(new, received, dtype=dtype))  # numpy makes scalars of 0-d arrays
 
 
 def _load(

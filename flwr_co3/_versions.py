@@ -56,10 +56,14 @@ class Version(NamedTuple):
 
 
 def difference(new: NDArray[Any], old: NDArray[Any]) -> NDArray[Any]:
-    """Return what changed, in at least float32: half precision is too coarse for updates."""
-    dtype = np.result_type(old.dtype, np.float32)
-    with np.errstate(invalid="ignore", over="ignore"):
-        return np.asarray(np.subtract(new, old, dtype=dtype))  # numpy makes scalars of 0-d arrays
+    """Return what changed, in at least float32."""
+    with np.errstate(invalid="ignore", over="ignore"):  # the codec says which tensor is not finite
+        return np.asarray(np.subtract(new, old, dtype=at_least_single(old.dtype)))  # numpy makes scalars of 0-d arrays
+
+
+def at_least_single(dtype: "np.dtype[Any]") -> "np.dtype[Any]":
+    """Return the type in which a tensor's updates travel: half precision is too coarse for them."""
+    return np.result_type(dtype, np.float32)
 
 
 def step(codec: Codec, old: Tensors, new: Tensors) -> bytes:

@@ -23,7 +23,7 @@ from flwr_co3._protocol import (
     STATS_KEY,
     Order,
 )
-from flwr_co3._uplink import Compressed, Tensors, compress, refuse_secure_aggregation
+from flwr_co3._uplink import Compressed, Tensors, compress, refuse_secure_aggregation, start_of
 from flwr_co3.codec import Seed
 from flwr_co3.rate import RateLimit
 
@@ -115,8 +115,7 @@ class CO3Mod:
             refuse_secure_aggregation([*message.content, *context.state])
             order = Order.read(config)
             seed = None if self.seed is None else self.seed(message, context)
-            _, received = _arrays_of(message.content, "The train message")
-            received = received.copy()  # the app may empty the record that it gets
+            received = _start(message, order, keeper_of(context, self.store))
         except Exception as error:
             return _refusal(message, error)
 
@@ -279,6 +278,8 @@ def _fit_and_compress(
     order = Order.read(config)
     parameters, config, held = _received(client, parameters, config)
     keeper, rate = _keeper_of(client, order), _own_limit(client.rate, type(client).__name__)
+    numbered = {str(index): np.asarray(array) for index, array in enumerate(parameters)}
+    parameters = list(start_of(numbered, order, keeper).values())
     received = [np.array(array) for array in parameters]  # fit may train in place
     running = _fitting.set(client)
     try:
@@ -343,6 +344,17 @@ def _arrays_of(content: RecordDict, what: str) -> tuple[str, ArrayRecord]:
             "into the same one, under names of their own."
         )
     return records[0]
+
+
+def _start(message: Message, order: Order, keeper: Keeper) -> ArrayRecord:
+    """Put the model from which the app trains into the message, and return it in a record of its own."""
+    key, record = _arrays_of(message.content, "The train message")
+    if order.config.step_ahead:
+        start = start_of({name: array.numpy() for name, array in record.items()}, order, keeper)
+        record = ArrayRecord({name: Array(array) for name, array in start.items()})
+        message.content = message.content.copy()
+        message.content[key] = record
+    return record.copy()  # the app may empty the record that it gets
 
 
 def _pairs(received: ArrayRecord, new: ArrayRecord) -> Iterator[tuple[str, NDArray[Any], NDArray[Any]]]:

@@ -18,7 +18,7 @@ from flwr_co3.correct import MEMORY_DTYPES
 from flwr_co3.rate import RateLimit
 from flwr_co3.schedules import Loss
 from flwr_co3.schemes import Scheme, make_scheme
-from flwr_co3.schemes.scheme import INCREMENT
+from flwr_co3.schemes.scheme import CLIENT, INCREMENT
 
 #: A limit for each node in each round, or none: a function of the round's number, from 1, and the node's id.
 NodeRates: TypeAlias = Callable[[int, int], RateLimit | None]
@@ -51,6 +51,10 @@ class CO3Config:
         turns both into plain limits before it tells its clients.
     memory_decay : float (default: 1.0)
         Share of what was not sent that is added to the next update, 0 to 1. 0 is no memory at all.
+    step_ahead : float (default: 0.0)
+        Share of its decayed memory that each client adds to the model that it trains from, 0 to 1, as if so much of
+        what it has not sent had arrived. What is sent and remembered is reckoned from there: nothing counts twice.
+        Low rates learn much sooner with some of it; with 0 the app trains from the model as it was sent.
     scale : "optimal" or float (default: "optimal")
         What updates are multiplied by before rounding. "optimal" minimises each tensor's expected squared error under
         its generalised normal fit; a number holds for all tensors, in 1 / units of the update: smaller, fewer bits.
@@ -90,6 +94,7 @@ class CO3Config:
     coder: str = "rans"
     rate: RateLimit | NodeRates | None = None
     memory_decay: float = 1.0
+    step_ahead: float = 0.0
     scale: Literal["optimal"] | float = "optimal"
     rounding: str = "nearest"
     reconstruction: str = "level"
@@ -123,8 +128,9 @@ class CO3Config:
                 'CO3Config rounding "stochastic" is unbiased only if levels decode to themselves: take reconstruction '
                 '"level", or another rounding.'
             )
-        if not (_is_number(self.memory_decay) and 0 <= self.memory_decay <= 1):
-            raise ValueError(f"CO3Config memory_decay must lie within 0 to 1, not be {self.memory_decay!r}.")
+        for name, share in (("memory_decay", self.memory_decay), ("step_ahead", self.step_ahead)):
+            if not (_is_number(share) and 0 <= share <= 1):
+                raise ValueError(f"CO3Config {name} must lie within 0 to 1, not be {share!r}.")
         if self.scale != "optimal" and not (_is_number(self.scale) and 0 < self.scale <= sys.float_info.max):
             raise ValueError(f'CO3Config scale must be "optimal" or a finite number above 0, not {self.scale!r}.')
         if not (self.rate is None or isinstance(self.rate, RateLimit) or callable(self.rate)):
@@ -155,6 +161,11 @@ class CO3Config:
             raise ValueError(
                 f"The memory of the scheme {scheme.name} holds what was sent so far: it takes memory_decay=1 and "
                 'memory_dtype="float32".'
+            )
+        if scheme.memory != CLIENT and self.step_ahead:
+            raise ValueError(
+                f"CO3Config step_ahead is a share of what was not sent yet, which clients of the scheme {scheme.name} "
+                "don't remember: leave it out."
             )
 
     @property

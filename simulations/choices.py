@@ -43,6 +43,16 @@ def parse_choice(text: str, what: str) -> Choice:
     return Choice(name, options)
 
 
+def unnested(text: str) -> str:
+    """Write a choice that is itself a setting's value, ``name|key=value|key=value``, as any other.
+
+    >>> unnested("topk|k=8|memory_decay=1")
+    'topk:k=8,memory_decay=1'
+    """
+    name, _, settings = text.partition("|")
+    return f"{name}:{settings.replace('|', ',')}"
+
+
 def parse_value(text: str) -> Value:
     """Read a truth value, a whole number or a number; anything else stays text."""
     if text.lower() in _LITERALS:

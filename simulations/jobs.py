@@ -44,7 +44,8 @@ class Job:
     @property
     def key(self) -> str:
         """A file's name: the same for the same job, and for no other."""
-        config = None if self.scheme.config is None else self.scheme.config.to_json()
+        # Of a budget that is a schedule, the name says the rest.
+        config = None if self.scheme.config is None else self.scheme.config.at(1).to_json()
         what = [self.scheme.name, config, dataclasses.asdict(self.settings), self.clients, self.watched]
         digest = hashlib.blake2b(json.dumps(what).encode()).hexdigest()[:_DIGITS]
         readable = "".join(sign if sign.isalnum() or sign in ".-" else "-" for sign in self.scheme.name)

@@ -8,7 +8,8 @@ from typing import Any
 from flwr_co3 import CO3Config, RateLimit
 from flwr_co3.schemes import make_scheme as make_other_scheme
 from flwr_co3.schemes import scheme_class, scheme_names
-from simulations.choices import Value, look_up, parse_choice, parse_value
+from simulations.budgets import parse_budget
+from simulations.choices import Value, look_up, parse_choice, parse_value, unnested
 from simulations.outer_products import parse_outer_products
 
 PLAIN = "fedavg"
@@ -34,7 +35,7 @@ _SCHEMES: dict[str, tuple[str, dict[str, Value]]] = {
 
 _RATE = tuple(field.name for field in dataclasses.fields(RateLimit))
 _OVERRIDES = (
-    *("format", "coder", "scale", "memory-decay", "rounding", "reconstruction", "bits-per-parameter"),
+    *("format", "coder", "scale", "memory-decay", "step-ahead", "rounding", "reconstruction", "bits-per-parameter"),
     *("downlink-bits", "downlink-whole"),
 )
 
@@ -76,7 +77,8 @@ def make_scheme(text: str, overrides: Mapping[str, Any] | None = None) -> Scheme
     text : str
         A name, of those above or of `flwr_co3.schemes.scheme_names`, and settings that replace the scheme's own: its
         options (``qsgd:levels=16``), the fields of :class:`flwr_co3.CO3Config`, and
-        those of :class:`flwr_co3.RateLimit` (``bits_per_parameter=0.1``) for its rate. Several patterns for
+        those of :class:`flwr_co3.RateLimit` (``bits_per_parameter=0.1``) for its rate, numbers or schedules
+        (``bits_per_parameter=linear|start=1|end=0.05|rounds=25``, see `simulations.budgets`). Several patterns for
         ``exact`` are separated by ``|``, and so are the settings of ``outer_products=topk|k=8|memory_decay=1``,
         which replaces the one that the settings have for all schemes. ``uplink_seconds=2`` gives each client the
         budget that its link carries in that time. ``downlink_bits=0.1`` limits the server's frames as well, and
@@ -134,10 +136,10 @@ def at_budgets(texts: list[str], bits: list[float]) -> list[str]:
     ]
 
 
-def budget_of(text: str) -> float | None:
-    """Return a scheme's budget in bits per parameter; None if it has none."""
+def budget_of(text: str) -> float | str | None:
+    """Return a scheme's budget in bits per parameter, a schedule as it is written; None if it has none."""
     bits = parse_choice(text, "scheme").options.get("bits_per_parameter")
-    return float(bits) if bits is not None else None
+    return float(bits) if isinstance(bits, int | float) else bits
 
 
 def _has_one_rate(text: str) -> bool:
@@ -169,8 +171,7 @@ def _outer_products(options: dict[str, Value]) -> str | None:
     """Take the option of that name out of ``options``, written as in the settings."""
     if "outer_products" not in options:
         return None
-    selection, _, settings = str(options.pop("outer_products")).partition("|")
-    written = f"{selection}:{settings.replace('|', ',')}"
+    written = unnested(str(options.pop("outer_products")))
     parse_outer_products(written)
     return written
 
@@ -195,7 +196,6 @@ def _config(options: dict[str, Value], text: str) -> CO3Config:
     fields = [field.name for field in dataclasses.fields(CO3Config) if field.name != "rate"]
     other = str(options.get("scheme", "co3"))
     own = [] if other == "co3" else [field.name for field in dataclasses.fields(scheme_class(other))]
-    rate: dict[str, Any] = {key: value for key, value in options.items() if key in _RATE}
     rest: dict[str, Any] = {key: value for key, value in options.items() if key not in _RATE}
     unknown = [key for key in rest if key not in fields and key not in own]
     if unknown:
@@ -208,6 +208,7 @@ def _config(options: dict[str, Value], text: str) -> CO3Config:
         if other != "co3":
             chosen = {key: rest.pop(key) for key in own if key in rest}
             rest["scheme"] = make_other_scheme(other, **chosen)
+        rate: dict[str, Any] = {key: parse_budget(value) for key, value in options.items() if key in _RATE}
         return CO3Config(**rest, rate=RateLimit(**rate) if rate else None)
     except (TypeError, ValueError) as error:
         raise ValueError(f"The scheme {text!r} cannot be used: {error}") from error

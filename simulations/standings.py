@@ -27,7 +27,7 @@ def standings(comparison: Comparison) -> dict[str, Standing]:
     dict
         "best", "tied" or "" for each scheme that has results; "alone" where nothing else has its budget.
     """
-    groups: dict[float | None, list[str]] = defaultdict(list)
+    groups: dict[float | str | None, list[str]] = defaultdict(list)
     for row in comparison.summaries():
         groups[budget_of(row.scheme)].append(row.scheme)
     found: dict[str, Standing] = {}

@@ -44,6 +44,7 @@ def _escaped(text: str) -> str:
         "%": "\\%",
         "&": "\\&",
         "~": "$\\sim$",
+        "|": "$|$",
         "±": "$\\pm$",
         "\N{NO-BREAK SPACE}": "~",
     }.items():

@@ -19,7 +19,7 @@ def terminal_table(comparison: Comparison) -> Table:
     table = Table(caption=caption(comparison), caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("Scheme")  # in a narrow terminal the labels wrap, and no number is cut
     rows = comparison.summaries()
-    columns = _BOTH_WAYS if with_downlink(rows) else _UPLINK
+    columns = _BOTH_WAYS if with_downlink(comparison) else _UPLINK
     for heading in columns:
         table.add_column(heading, justify="right", no_wrap=True)
     timed = comparison.settings.links != ""
@@ -33,9 +33,9 @@ def terminal_table(comparison: Comparison) -> Table:
     return table
 
 
-def with_downlink(rows: list[Summary]) -> bool:
-    """Say whether one of the schemes compresses what the server sends."""
-    sent = [row.downlink_bytes for row in rows]
+def with_downlink(comparison: Comparison) -> bool:
+    """Say whether a scheme compresses what the server sends, from bytes per round: runs may have ended early."""
+    sent = [run.downlink_bytes / max(len(run.rounds) - 1, 1) for run in comparison.runs]
     return min(sent, default=0.0) < _DOWNLINK_SAVES * max(sent, default=0.0)
 
 

@@ -29,6 +29,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "format": st.sampled_from(FORMATS) | FORMAT_OBJECTS,
     "coder": st.sampled_from(["rans", "huffman"]),
     "memory_decay": st.floats(0, 1),
+    "step_ahead": st.floats(0, 1),
     "rounding": st.sampled_from(["nearest", "rd"]),
     "contexts": st.booleans(),
     "reconstruction": st.sampled_from(["level", "centroid"]),
@@ -85,6 +86,7 @@ def test_a_list_of_patterns_will_do_and_configs_can_be_compared() -> None:
         ("memory_decay", math.nan, "memory_decay must lie within 0 to 1, not be nan"),
         ("memory_decay", True, "memory_decay must lie within 0 to 1, not be True"),
         ("memory_decay", "0.5", "memory_decay must lie within 0 to 1, not be '0.5'"),
+        ("step_ahead", 1.5, "step_ahead must lie within 0 to 1, not be 1.5"),
         ("scale", 0, 'scale must be "optimal" or a finite number above 0, not 0'),
         ("scale", math.inf, 'scale must be "optimal" or a finite number above 0, not inf'),
         ("scale", math.nan, 'scale must be "optimal" or a finite number above 0, not nan'),
@@ -102,6 +104,12 @@ def test_a_list_of_patterns_will_do_and_configs_can_be_compared() -> None:
 def test_a_bad_value_is_refused_in_a_sentence(field: str, value: object, reason: str) -> None:
     with pytest.raises(ValueError, match=f"{reason}.*\\.$"):
         CO3Config(**{field: value})  # type: ignore[arg-type]
+
+
+def test_a_step_ahead_needs_a_memory_of_what_was_not_sent() -> None:
+    assert CO3Config(scheme="topk", step_ahead=0.3).step_ahead == 0.3
+    with pytest.raises(ValueError, match="clients of the scheme ef21 don't remember: leave it out"):
+        CO3Config(scheme="ef21", step_ahead=0.3)
 
 
 def test_a_rate_and_a_scale_exclude_each_other() -> None:

@@ -110,6 +110,35 @@ class ErrorMemory:
             for name, tensor in update.items()
         }
 
+    def step_ahead(self, model: Mapping[str, Array], share: float) -> dict[str, Array]:
+        """Add a share of the decayed memory to the model to train from: ``w + share decay e`` [1]_.
+
+        Parameters
+        ----------
+        model : mapping of str to ndarray
+            Tensors by name. They are not changed.
+        share : float
+            Step-ahead coefficient, 0 to 1.
+
+        Returns
+        -------
+        dict of str to ndarray
+            The model, of the same types. Tensors without a memory, and those whose type cannot hold the sum, are the
+            same objects as given.
+
+        References
+        ----------
+        .. [1] Redie, Arablouei, Werner: SA-PEF: Step-Ahead Partial Error Feedback for Efficient Federated Learning,
+           TMLR 2026.
+        """
+        ahead = dict(model)
+        for name in model.keys() & self._stored.keys():
+            with np.errstate(over="ignore"):
+                start = self._add(model[name], name, share).astype(model[name].dtype)
+            if np.isfinite(start).all():
+                ahead[name] = start
+        return ahead
+
     def addend(self, name: str, tensor: Array) -> Array | None:
         """Return the stored error of a tensor if the sum can be formed in one pass with what follows, else None.
 
@@ -180,10 +209,10 @@ class ErrorMemory:
             if name in self._stored:
                 self._stored[name] = self._store(_sum(self._load(name), values))
 
-    def _add(self, tensor: Array, name: str) -> Array:
+    def _add(self, tensor: Array, name: str, share: float = 1.0) -> Array:
         work = np.promote_types(tensor.dtype, np.float32) if tensor.dtype.kind == "f" else np.dtype(np.float32)
         total = self._load(name).astype(work)  # a copy of its own
-        total *= work.type(self.decay)
+        total *= work.type(share * self.decay)
         total += tensor.astype(work, copy=False)
         return total
 

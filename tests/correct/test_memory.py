@@ -106,6 +106,28 @@ def test_compensate_adds_the_decayed_error_and_changes_nothing(dtype: str) -> No
 
 
 @each_dtype
+@pytest.mark.parametrize("kind", ["f2", "f4", "f8"])
+def test_a_step_ahead_is_a_share_of_the_decayed_error(dtype: str, kind: str) -> None:
+    memory = ErrorMemory(0.5, dtype)
+    (error,) = updates(1)
+    memory.keep(error, {name: np.zeros_like(tensor) for name, tensor in error.items()})
+    model = {"a": np.ones((40, 30), kind), "new": np.ones(3, kind)}
+    ahead = memory.step_ahead(model, 0.25)
+    precision = float(np.finfo(kind).eps) + PRECISION[dtype] * float(np.max(np.abs(error["a"])))
+    np.testing.assert_allclose(ahead["a"], 1 + 0.125 * error["a"], rtol=0, atol=precision)
+    assert ahead["a"].dtype == kind
+    assert ahead["new"] is model["new"]
+    assert (model["a"] == 1).all()
+
+
+def test_a_step_that_the_models_type_cannot_hold_is_not_taken() -> None:
+    memory = ErrorMemory()
+    memory.keep({"a": np.full(10, 6e4, np.float32)}, {"a": np.zeros(10, np.float32)})
+    model = {"a": np.full(10, 3e4, np.float16)}
+    assert memory.step_ahead(model, 1.0)["a"] is model["a"]
+
+
+@each_dtype
 @pytest.mark.parametrize("decay", [0.5, 0.9, 1.0])
 def test_a_lost_update_counts_as_an_empty_one(dtype: str, decay: float) -> None:
     """After `put_back`, the memory is what it is when nothing was sent."""

@@ -22,6 +22,7 @@ from flwr_co3.rate import RateLimit
 from tests.flower.helpers import (
     EVERYTHING_EXACT,
     Tensors,
+    arrays,
     context,
     frame_of,
     memory_of,
@@ -36,6 +37,11 @@ from tests.flower.helpers import (
 )
 
 LOSSY = {"conv.weight", "fc.weight"}
+
+
+def with_turn(received: Message, turn: int) -> Message:
+    received.content.config_records["config"]["co3-turn"] = turn
+    return received
 
 
 train = reply_with_change(small_step)
@@ -274,6 +280,44 @@ def test_what_was_not_sent_is_sent_later(model: Tensors, decay: float) -> None:
     for name in LOSSY:
         left = updates[name] - leaked[name] - memory_of(ctx)[name]
         np.testing.assert_allclose(sent[name], left, atol=1e-4)
+
+
+def test_with_a_step_ahead_clients_train_from_what_is_still_to_be_sent(model: Tensors) -> None:
+    config, ctx, mod = CO3Config(format="e2m1", memory_decay=0.5, step_ahead=0.4), context(), CO3Mod()
+    mod(train_message(model, config), ctx, train)
+    remembered = memory_of(ctx)
+    started: Tensors = {}
+
+    def app(received: Message, context: Context) -> Message:
+        started.update(arrays(model_of(received.content)))
+        return train(received, context)
+
+    received = train_message(model, config)
+    sent = Codec().decode(frame_of(mod(received, ctx, app)))
+    for name, tensor in model.items():
+        if name not in LOSSY:
+            np.testing.assert_array_equal(started[name], tensor)
+            continue
+        np.testing.assert_allclose(started[name], tensor + 0.2 * remembered[name], atol=1e-6)
+        # What training changed from there and all of the memory, no more for the step ahead: nothing counts twice.
+        learned = small_step(name, started[name]) - started[name]
+        total = learned + 0.5 * remembered[name]
+        np.testing.assert_allclose(sent[name] + memory_of(ctx)[name], total, atol=1e-6)
+
+
+def test_a_step_ahead_counts_in_an_update_that_was_lost(model: Tensors) -> None:
+    config, ctx = CO3Config(format="e2m1", step_ahead=1.0), context()
+    lost = Codec().decode(frame_of(CO3Mod()(with_turn(train_message(model, config), 1), ctx, train)))
+    kept = memory_of(ctx)
+    started: Tensors = {}
+
+    def app(received: Message, context: Context) -> Message:
+        started.update(arrays(model_of(received.content)))
+        return train(received, context)
+
+    CO3Mod()(with_turn(train_message(model, config), 2), ctx, app)
+    for name in LOSSY:
+        np.testing.assert_allclose(started[name], model[name] + lost[name] + kept[name], atol=1e-6)
 
 
 def test_without_memory_nothing_is_stored_and_what_was_there_goes(model: Tensors) -> None:
@@ -541,13 +585,15 @@ def test_fit_returns_a_frame(parameters: list[NDArray[Any]]) -> None:
     assert all(isinstance(value, float) for value in result[2].values())
 
 
-def test_mixin_and_mod_send_the_same(parameters: list[NDArray[Any]]) -> None:
+@pytest.mark.parametrize("step_ahead", [0.0, 0.5])
+def test_mixin_and_mod_send_the_same(parameters: list[NDArray[Any]], step_ahead: float) -> None:
+    config = CO3Config(step_ahead=step_ahead)
     numbered = {str(index): array for index, array in enumerate(parameters)}
-    app = reply_with({name: small_step("a name", array) for name, array in numbered.items()})
+    app = reply_with_change(lambda _, array: small_step("a name", array))
     ours, theirs = context(), context()
     for _ in range(3):
-        frame = frame_of(CO3Mod()(train_message(numbered, run="a run"), theirs, app))
-        assert frame_of_fit(Client(context=ours).fit(parameters, ORDER)) == frame
+        frame = frame_of(CO3Mod()(train_message(numbered, config), theirs, app))
+        assert frame_of_fit(Client(context=ours).fit(parameters, {**ORDER, "co3": config.to_json()})) == frame
     assert ours.state == theirs.state
 
 

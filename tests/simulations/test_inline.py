@@ -39,6 +39,16 @@ def test_schemes_that_draw_give_the_same_when_a_comparison_is_made_again(tmp_pat
     assert first.problem == "" and counted(first.runs[0]) == counted(again.runs[0])
 
 
+def test_a_budget_that_is_a_schedule_changes_from_round_to_round_and_its_run_is_kept(tmp_path: Path) -> None:
+    (scheme,) = make_schemes(["co3:bits_per_parameter=steps|1=2|2=0.5|3=0.1"])
+    plan = Plan(Settings(rounds=3), [scheme], seeds=[0], clients=2, engine="inline", parallel=1)
+    first, again = (compare(plan, tmp_path, Console(quiet=True)) for _ in range(2))
+
+    bits = [result.bits_per_parameter for result in first.runs[0].rounds[1:]]
+    assert bits == pytest.approx([2, 0.5, 0.1], rel=0.05)
+    assert first.problem == "" and again.runs == first.runs
+
+
 def counted(run: Run) -> tuple[str, list[RoundResult]]:
     """Leave out what the clock says; the loss may differ in its last digits by the number of threads."""
     return run.scheme, [

@@ -41,6 +41,8 @@ def test_a_job_that_differs_in_anything_has_another_file() -> None:
         dataclasses.replace(JOB, clients=4),
         dataclasses.replace(JOB, watched=True),
         dataclasses.replace(JOB, scheme=make_scheme("co3:bits_per_parameter=0.25")),
+        *(dataclasses.replace(JOB, scheme=make_scheme(f"co3:bits_per_parameter=linear|start=0.5|end={end}|rounds=3"))
+          for end in (0.1, 0.2)),
         *(dataclasses.replace(JOB, settings=dataclasses.replace(JOB.settings, **change)) for change in
           ({"seed": 1}, {"learning_rate": 0.1}, {"validation": True}, {"rounds": 3})),
     ]  # fmt: skip

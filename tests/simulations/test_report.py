@@ -129,6 +129,13 @@ def test_where_a_downlink_is_compressed_the_terminal_shows_both_ways(comparison:
     assert "Downlink" in shown and "12.8×" in shown.replace(" ", "") and "…" not in shown
 
 
+def test_a_run_that_ended_early_is_not_taken_for_a_compressed_downlink(comparison: Comparison) -> None:
+    for run in comparison.runs:
+        run.rounds = [dataclasses.replace(each, downlink_bytes=4000 if each.round else 0) for each in run.rounds]
+    comparison.runs[-1].rounds = comparison.runs[-1].rounds[:2]
+    assert "Sent\nin all" in [column.header for column in terminal_table(comparison).columns]
+
+
 def test_no_number_is_cut_in_a_narrow_terminal(comparison: Comparison) -> None:
     comparison.labels = {name: f"{label}, with quite some settings" for name, label in comparison.labels.items()}
     console = Console(width=80, file=io.StringIO(), record=True)

@@ -1,9 +1,10 @@
 import pytest
 
-from flwr_co3 import CO3Config, RateLimit
+from flwr_co3 import CO3Config, RateLimit, schedules
 from flwr_co3.schemes import make_scheme as make_other_scheme
 from flwr_co3.schemes import scheme_names
-from simulations.schemes import DEFAULT_SCHEMES, make_scheme, make_schemes
+from simulations.choices import split_choices
+from simulations.schemes import DEFAULT_SCHEMES, at_budgets, budget_of, make_scheme, make_schemes
 from tests.schemes.variants import MISSING
 
 
@@ -28,6 +29,21 @@ def test_a_budget_becomes_the_rate() -> None:
     scheme = make_scheme("co3:bits_per_parameter=0.1")
 
     assert scheme.config is not None and scheme.config.rate == RateLimit(bits_per_parameter=0.1)
+
+
+def test_a_budget_may_be_a_schedule() -> None:
+    text = "co3:bits_per_parameter=linear|start=1|end=0.05|rounds=25,memory_decay=1"
+    scheme = make_scheme(text)
+
+    expected = CO3Config(rate=RateLimit(bits_per_parameter=schedules.linear(1, 0.05, rounds=25)))
+    assert scheme.config == expected
+    assert scheme.label == "CO3, bits per parameter linear|start=1|end=0.05|rounds=25, memory decay 1"
+    assert split_choices(f"fedavg,{text},co3") == ["fedavg", text, "co3"]
+    assert at_budgets([text], [0.1]) == [text]
+    assert budget_of(text) == "linear|start=1|end=0.05|rounds=25"
+    assert make_scheme("co3", {"bits-per-parameter": "steps|1=1|3=0.1"}).config == CO3Config(
+        rate=RateLimit(bits_per_parameter=schedules.steps({1: 1, 3: 0.1}))
+    )
 
 
 def test_a_downlink_has_a_budget_and_perhaps_a_format_for_the_whole_model() -> None:
@@ -88,6 +104,7 @@ def test_default_stands_for_the_default_ones_and_none_comes_twice() -> None:
         ("co3:format=fp99", "The scheme 'co3:format=fp99' cannot be used: "),
         ("co3:memory_decay=2", "The scheme 'co3:memory_decay=2' cannot be used: "),
         ("co3:bits_per_parameter=-1", "cannot be used: "),
+        ("co3:bits_per_parameter=often", "cannot be used: There is no schedule 'often'. Choose one of: linear, cosine"),
         ("co3:downlink_bits=0", "cannot be used: "),
         ("co3:downlink_bits=1,downlink_whole=fp99", "cannot be used: "),
         ("co3:downlink_whole=fp8", "has downlink_whole, and no downlink_bits: give both"),

@@ -27,7 +27,7 @@ def made(accuracies: dict[str, list[float]], first_seed: int = 0) -> Comparison:
         for scheme, each in accuracies.items()
         for seed, accuracy in zip(seeds, each, strict=False)
     ]
-    return Comparison(Settings(rounds=1), 3, seeds, {name: f"{name} & 50 %" for name in accuracies}, runs)
+    return Comparison(Settings(rounds=1), 3, seeds, {name: f"{name} & 50 % | 1" for name in accuracies}, runs)
 
 
 def test_the_best_of_a_budget_and_those_that_cannot_be_told_from_it() -> None:
@@ -48,6 +48,13 @@ def test_one_seed_can_tell_no_tie_and_equal_ones_are_tied() -> None:
     assert standings(made(same)) == {"a:bits_per_parameter=1": "best", "b:bits_per_parameter=1": "tied"}
 
 
+def test_schemes_with_one_schedule_have_one_budget() -> None:
+    schedule = "bits_per_parameter=steps|1=1|3=0.1"
+    accuracies = {f"a:{schedule}": [0.5, 0.5], f"b:{schedule}": [0.4, 0.4], "c:bits_per_parameter=0.1": [0.3, 0.3]}
+
+    assert standings(made(accuracies)) == dict(zip(accuracies, ["best", "", "alone"], strict=True))
+
+
 def test_the_table_is_written_as_csv_and_latex(tmp_path: Path) -> None:
     write_tables(made(ACCURACIES), tmp_path)
 
@@ -56,7 +63,7 @@ def test_the_table_is_written_as_csv_and_latex(tmp_path: Path) -> None:
     assert [row["scheme"] for row in rows] == list(ACCURACIES)
     assert float(rows[1]["accuracy"]) == pytest.approx(0.92) and rows[1]["standing"] == "best"
     latex = (tmp_path / "table.tex").read_text(encoding="utf-8")
-    assert "\\textbf{92.0~$\\pm$~2.0~\\%}" in latex and "\\& 50 \\%" in latex and latex.count("$^=$") == 1
+    assert "\\textbf{92.0~$\\pm$~2.0~\\%}" in latex and "\\& 50 \\% $|$ 1" in latex and latex.count("$^=$") == 1
     assert "[bold]92.0" in "".join(str(cell) for cell in terminal_table(made(ACCURACIES)).columns[1].cells)
 
 
