@@ -9,7 +9,7 @@ from tests.deployment.apps.message.message.faults import FAULTS, NONE
 from tests.deployment.bookkeeping import check
 from tests.deployment.starting import start
 
-pytestmark = [pytest.mark.deployment, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.deployment, pytest.mark.xdist_group("second worker"), pytest.mark.timeout(600)]
 
 ROUNDS = 4
 # The seed is such that all faults happen in the second round: a SuperNode whose ClientApp was killed waits a minute.
