@@ -122,7 +122,7 @@ class _Attempt(NamedTuple):
     cells: Cells | None  # of each tensor
     converted: Converted
     losses: _Losses
-    error: float  # squared, of all tensors, in units of the largest peak
+    error: float  # squared and weighted, of all tensors, in units of the largest peak
 
     @property
     def size(self) -> int:
@@ -290,10 +290,11 @@ class Codec:
             nothing, best = EMPTY, None
         else:
             header = update.header
-            update = suited(update, self.config.formats, 8 * (budget - len(nothing)))
+            sizes = suited(update, self.config.formats, 8 * (budget - len(nothing)))
+            update = sizes.update
             if update.header is not header:
                 nothing = self._frame_of_zeros(update)
-            best = largest_within(budget, len(nothing), update, lambda scales: self._at(scales, update, None))
+            best = largest_within(budget, len(nothing), sizes, lambda scales: self._at(scales, update, None))
         if memory is not None:
             kept = _places(update, memory)
             if best is None:
@@ -339,7 +340,8 @@ class Codec:
         entries = update.moments.entries
         share = entries / np.repeat(_sums(entries, members), members) if members else entries
         losses = _Losses(converted.squares, share * np.repeat(group_bytes, members))
-        return _Attempt(parts, scales, of_tensors, converted, losses, _weighted(losses.squares, update))
+        error = _weighted(losses.squares * update.factors**2, update)
+        return _Attempt(parts, scales, of_tensors, converted, losses, error)
 
     def _groups(self, converted: Converted, scales: Floats, update: Update) -> Iterator[Group]:
         """Tensors that share a model, as the compressor wants them."""

@@ -31,7 +31,8 @@ _AUTO = (("fp4", 0.5), ("e2m5", 1.0), ("e3m4", 1.0), ("fp8_143", math.inf))
 BATCH_NORM_STATISTICS = ("*running_mean", "*running_var", "*num_batches_tracked")
 
 # Options that say how CO3 codes, and nothing to other schemes.
-_OF_CO3 = ("format", "coder", "scale", "rounding", "reconstruction", "contexts")
+_OF_CO3 = ("format", "coder", "scale", "rounding", "reconstruction", "contexts", "weights")
+_WEIGHTS = (1e-6, 1e6)  # steps then differ by a million at most
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,9 @@ class CO3Config:
     contexts : bool (default: False)
         Whether rows and columns of a tensor (output and input channels) may be sorted into classes with a table each,
         where that takes fewer bytes: the same levels, for more time. Only with the coder "rans".
+    weights : mapping of str to float (default: none)
+        For a budget: how much squared errors count, by shell patterns of tensors' names; the first that matches holds,
+        and what none matches counts once. The step of a tensor of weight 4 is half of the common one. 1e-6 to 1e6.
     exact : tuple of str (default: BatchNorm's running statistics)
         Shell patterns of names of tensors that travel without loss.
     exact_below : int (default: 8)
@@ -76,8 +80,7 @@ class CO3Config:
     scheme : str or Scheme (default: "co3")
         What codes the updates: "co3", or one of the schemes to compare with, by name (with its default options) or as
         `flwr_co3.schemes.make_scheme` makes it. All of them have the rate, the memory and the exact tensors of this
-        config; `format`, `coder`, `scale`, `rounding`,
-        `reconstruction` and `contexts` are CO3's own.
+        config; `format`, `coder`, `scale`, `rounding`, `reconstruction`, `contexts` and `weights` are CO3's own.
 
     Raises
     ------
@@ -99,6 +102,7 @@ class CO3Config:
     rounding: str = "nearest"
     reconstruction: str = "level"
     contexts: bool = False
+    weights: Mapping[str, float] | tuple[tuple[str, float], ...] = ()
     exact: tuple[str, ...] = BATCH_NORM_STATISTICS
     exact_below: int = 8
     memory_dtype: str = "float32"
@@ -106,6 +110,7 @@ class CO3Config:
 
     def __post_init__(self) -> None:
         """Check every field."""
+        self._check_weights()
         self._check_scheme()
         levels = 2 * self.float_format.zero + 1
         if self.float_format.zero > MAX_MAGNITUDE:
@@ -144,6 +149,25 @@ class CO3Config:
         object.__setattr__(self, "exact", tuple(self.exact))
         if isinstance(self.exact_below, bool) or not isinstance(self.exact_below, int) or self.exact_below < 0:
             raise ValueError(f"CO3Config exact_below must be an integer of at least 0, not {self.exact_below!r}.")
+
+    def _check_weights(self) -> None:
+        pairs = tuple(self.weights.items()) if isinstance(self.weights, Mapping) else self.weights
+        if not isinstance(pairs, tuple) or not all(
+            isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) for pair in pairs
+        ):
+            raise ValueError(
+                "CO3Config weights must map shell patterns to numbers, as in {'*.bias': 4.0}, and not be "
+                f"{self.weights!r}."
+            )
+        for pattern, weight in pairs:
+            if not (_is_number(weight) and _WEIGHTS[0] <= weight <= _WEIGHTS[1]):
+                raise ValueError(
+                    f"CO3Config weights must lie within {_WEIGHTS[0]:g} to {_WEIGHTS[1]:g}, and {pattern!r} has "
+                    f"{weight!r}."
+                )
+        if pairs and self.scale != "optimal":
+            raise ValueError("CO3Config takes weights or a scale, not both: weights divide a budget among tensors.")
+        object.__setattr__(self, "weights", pairs)
 
     def _check_scheme(self) -> None:
         scheme = self.other_scheme
@@ -265,6 +289,8 @@ class CO3Config:
                 value = value.to_dict()
             elif isinstance(value, FloatFormat):
                 value = dataclasses.asdict(value)
+            elif field.name == "weights":
+                value = dict(self.weights)
             elif isinstance(value, Scheme):
                 value = {"name": value.name, **dataclasses.asdict(value)}
             fields[field.name] = value

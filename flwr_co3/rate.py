@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
@@ -147,7 +149,11 @@ def _is_schedule(value: object) -> bool:
 # Encodings that a budget may take, and what share of it each aims for.
 _AIMS = (0.995, 0.997, 0.994)
 _GOOD = 0.99
-_SAFE = 0.99, 3  # what the last aims for if nothing has fitted: this share less so many bytes
+# A list of gaps grows by some ten bytes at once, with its ninth level, its seventeenth and so on. So within small
+# budgets, of which that is much, the last encoding aims so much lower if nothing has fitted, but leaves most of what
+# levels have; and it takes the middle of what fits and what doesn't.
+_SAFE, _SAFE_BYTES, _JUMP, _JUMP_SHARE = 0.99, 3, 10, 1 / 6
+_SMALL = 256
 
 # A group's table and what surrounds it, in bits: a list of few levels that are not 0 costs this and their places more
 # than the entropy of these, and no group costs more than the last.
@@ -170,7 +176,7 @@ class _Encoded(Protocol):
 E = TypeVar("E", bound=_Encoded)
 
 
-def suited(update: Update, formats: Sequence[tuple[FloatFormat, float]], bits: float) -> Update:
+def suited(update: Update, formats: Sequence[tuple[FloatFormat, float]], bits: float) -> Sizes:
     """Choose how to spend so many bits on levels.
 
     Parameters
@@ -185,26 +191,25 @@ def suited(update: Update, formats: Sequence[tuple[FloatFormat, float]], bits: f
 
     Returns
     -------
-    Update
-        The same in the first format that reaches so far, and in one group where its tables would take so much that a
-        common one allows a finer step.
+    Sizes
+        Of the same in the first format that reaches so far, and in one group where its tables would take so much that
+        a common one allows a finer step. Tensors of different weights don't share one.
     """
     if not update.header.groups:
-        return update
+        return Sizes(update)
     for fmt, reach in formats:
-        update = update.in_format(fmt)
-        sizes = _Sizes(update)
-        if bits <= reach * sizes.bits(update.caps):
+        sizes = Sizes(update.in_format(fmt))
+        if bits <= reach * sizes.bits(sizes.largest):
             break
-    if not update.header.known or _TABLE_BITS * len(update.header.groups) <= _TABLE_SHARE * bits:
-        return update
-    joined = update.joined()
-    saved = 8 * (len(update.header.groups) - 1)  # a group of zeros takes a byte
-    gain = _Sizes(joined).scale_for(bits + saved, joined.caps) > sizes.scale_for(bits, update.caps)
-    return joined if gain else update
+    header = sizes.update.header
+    if not header.known or sizes.update.weighted or _TABLE_BITS * len(header.groups) <= _TABLE_SHARE * bits:
+        return sizes
+    joined = Sizes(sizes.update.joined())
+    saved = 8 * (len(header.groups) - 1)  # a group of zeros takes a byte
+    return joined if joined.scale_for(bits + saved) > sizes.scale_for(bits) else sizes
 
 
-def largest_within(budget: int, fixed: int, update: Update, encode: Callable[[Floats], E]) -> E | None:
+def largest_within(budget: int, fixed: int, sizes: Sizes, encode: Callable[[Floats], E]) -> E | None:
     """Encode an update with the least squared error that a budget allows.
 
     Parameters
@@ -213,8 +218,8 @@ def largest_within(budget: int, fixed: int, update: Update, encode: Callable[[Fl
         Bytes that the frame may have.
     fixed : int
         Bytes of the frame that don't depend on the scale.
-    update : Update
-        What is to be encoded, its magnitudes counted.
+    sizes : Sizes
+        Of what is to be encoded.
     encode : callable
         Encodes at a scale for each tensor.
 
@@ -226,38 +231,40 @@ def largest_within(budget: int, fixed: int, update: Update, encode: Callable[[Fl
     Notes
     -----
     Each tensor at its own optimal scale if that fits. Else all tensors share one scale, the largest that fits: reverse
-    water-filling, for a given total of bits equal steps lose least. No tensor gets a scale above its optimal one,
-    where its levels saturate. One pass counted magnitudes, from which the size at any scale follows nearly; each
-    encoding corrects that estimate. Where many values are nearly equal, sizes jump and may even fall with the scale
-    (all of them in one level cost next to nothing): the last encoding takes the middle of a jump.
+    water-filling, for a given total of bits equal steps lose least. The step of a tensor of weight w is sqrt(w) times
+    finer: its error counts w times. No tensor gets a scale above its optimal one, where its levels saturate. One pass
+    counted magnitudes, from which the size at any scale follows nearly; each encoding corrects that estimate. Where
+    many values are nearly equal, sizes jump and may even fall with the scale (all of them in one level cost next to
+    nothing): the last encoding takes the middle of a jump. So it does where the budget is small.
     """
-    optimal = update.optimal_scales
-    if not optimal.size:
+    if not sizes.update.header.groups:
         return None
-    sizes, caps = _Sizes(update), update.caps
     best: E | None = None
     correction = 1.0
     fitting, too_large = 0.0, math.inf
     for attempt, aim in enumerate(_AIMS, start=1):
         target = budget * aim
         if best is None and attempt == len(_AIMS):
-            target = budget * _SAFE[0] - _SAFE[1]
-        common = short_scale(sizes.scale_for(8 * (target - fixed) / correction, caps))
-        if best is not None and too_large < math.inf and 2 * (best.size - fixed) < budget - fixed:
+            reserve = min(_JUMP, _JUMP_SHARE * (budget - fixed)) if budget < _SMALL else _SAFE_BYTES
+            target = _SAFE * budget - reserve
+        common = short_scale(sizes.scale_for(8 * (target - fixed) / correction))
+        wide = best is not None and (budget < _SMALL or 2 * (best.size - fixed) < budget - fixed)
+        if wide and too_large < math.inf:
             common = short_scale(math.sqrt(fitting) * math.sqrt(too_large))
-        candidate = encode(np.minimum(optimal, common))
+        candidate = encode(sizes.update.scales_at(common))
+        common = min(common, sizes.largest)
         size = candidate.size
         if size > budget:
-            too_large = min(common, max(caps))
+            too_large = common
         elif best is None or candidate.error < best.error:
-            best, fitting = candidate, min(common, max(caps))
-        if size <= budget and (size >= _GOOD * budget or common >= max(caps)):
+            best, fitting = candidate, common
+        if size <= budget and (size >= _GOOD * budget or common >= sizes.largest):
             break
-        correction = 8 * max(size - fixed, 1) / max(sizes.bits(np.minimum(caps, common)), 1)
+        correction = 8 * max(size - fixed, 1) / max(sizes.bits(common), 1)
     return best
 
 
-class _Sizes:
+class Sizes:
     """What the levels of an update take at any scale.
 
     Parameters
@@ -267,18 +274,33 @@ class _Sizes:
     """
 
     def __init__(self, update: Update) -> None:
-        self._quantizer, self._counts = update.quantizer, update.counts
-        self._whole_bits = update.header.coder == "huffman"  # each level takes whole bits
+        self.update = update
+        self._known: dict[float, float] = {}  # bits by scale: searches begin alike
 
-    def bits(self, scales: Floats) -> float:
-        """Bits of the levels of all groups, each at its scale: what they take, and some bytes a group for its table."""
-        total, edges = self._counts.entries, self._quantizer.edges(self._counts, scales)
-        counts = self._quantizer.in_cells(self._counts, scales, edges)
+    @cached_property
+    def largest(self) -> float:
+        """The common scale from which on each group has its cap."""
+        with np.errstate(over="ignore"):
+            ends = self.update.caps / self.update.group_factors
+        return float(min(np.max(ends), sys.float_info.max))
+
+    def bits(self, common: float) -> float:
+        """Bits of the levels of all groups at a common scale: what they take, and some bytes a group for its table."""
+        if common not in self._known:
+            with np.errstate(over="ignore"):
+                wanted = common * self.update.group_factors
+            self._known[common] = self._bits(np.minimum(self.update.caps, wanted))
+        return self._known[common]
+
+    def _bits(self, scales: Floats) -> float:
+        quantizer, magnitudes = self.update.quantizer, self.update.counts
+        total, edges = magnitudes.entries, quantizer.edges(magnitudes, scales)
+        counts = quantizer.in_cells(magnitudes, scales, edges)
         share = np.divide(counts, total[:, None], out=np.ones_like(counts), where=counts > 0)
         nonzero = total - counts[:, 0]
         # A level that isn't 0 has a sign, which costs one bit.
         bits = nonzero - np.sum(counts * np.log2(share), axis=1)
-        if self._whole_bits:
+        if self.update.header.coder == "huffman":  # each level takes whole bits
             # Huffman codes level 0 in a bit once it is frequent, and all others with a bit that says so.
             zeros = counts[:, 0]
             rare = np.divide(nonzero, total, out=np.ones_like(total), where=nonzero > 0)
@@ -287,16 +309,16 @@ class _Sizes:
         table = _LIST_BITS + nonzero * np.maximum(np.log2(np.maximum(nonzero, 1)) - 1, 0.5)
         return float(np.sum(np.where(nonzero > 0.5, bits + np.minimum(table, _TABLE_BITS), 0)))
 
-    def scale_for(self, bits: float, caps: Floats) -> float:
-        """Largest scale at which all groups take at most `bits`, none of them at a scale above its cap."""
-        high = math.log2(float(caps.max()))
-        above, below = self.bits(caps), 0.0
+    def scale_for(self, bits: float) -> float:
+        """Largest common scale at which all groups take at most `bits`; infinite if they do at any."""
+        high = math.log2(self.largest)
+        above, below = self.bits(self.largest), 0.0
         if above <= bits:
             return math.inf
         low = max(high - 60, _LEAST_SCALE)
         for _ in range(_HALVINGS):
             middle = 0.5 * (low + high)
-            there = self.bits(np.minimum(caps, 2.0**middle))
+            there = self.bits(2.0**middle)
             if there > bits:
                 high, above = middle, there
             else:

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cache, cached_property
 from typing import Any
 
@@ -19,15 +20,16 @@ from flwr_co3.compress.tables import (
     decode_positives,
     decode_shape,
     encode_positives,
+    encode_shape,
     fits_of,
     shape_codes,
     unit_widths,
 )
 from flwr_co3.config import BATCH_NORM_STATISTICS, CO3Config
-from flwr_co3.convert import FloatFormat, Quantizer, optimal_scale
+from flwr_co3.convert import FloatFormat, Quantizer, least_error, optimal_scale
 from flwr_co3.correct import ErrorMemory
 from flwr_co3.frame import DTYPES, LOSSY_DTYPES, MAX_TENSORS, Header, TensorSpec, dtype_name
-from flwr_co3.gennorm import GenNorm
+from flwr_co3.gennorm import SHAPE_RANGE, GenNorm
 from flwr_co3.magnitudes import MagnitudeCounts
 from flwr_co3.moments import BINS, Measured, Source, flat, measure
 
@@ -74,6 +76,8 @@ class Update:
     magnitudes : ndarray or None
         For a budget, and for quantisers that want it, how often magnitudes occur in each group; see
         `flwr_co3.moments.measure`.
+    factors : ndarray of float64, shape (sources,)
+        For a budget, each one's scale over the common scale: the root of its weight.
     """
 
     tensors: dict[str, Array]
@@ -84,6 +88,7 @@ class Update:
     rounding: str
     reconstruction: str
     magnitudes: npt.NDArray[np.uint32] | None
+    factors: Floats
 
     @classmethod
     def of(
@@ -141,7 +146,8 @@ class Update:
         moments = measure(sources, decay, rows, bins)
         if not np.isfinite(moments.peak).all():
             raise _not_finite(header.lossy[int(np.argmin(np.isfinite(moments.peak)))])
-        return cls(tensors, header, sources, decay, moments, config.rounding, config.reconstruction, bins)
+        factors = _factors(header, dict(config.weights))
+        return cls(tensors, header, sources, decay, moments, config.rounding, config.reconstruction, bins, factors)
 
     @property
     def parameters(self) -> int:
@@ -158,6 +164,11 @@ class Update:
         """Magnitudes of each group."""
         assert self.magnitudes is not None, "the update's magnitudes were not counted"
         return MagnitudeCounts(self.magnitudes, self.sources, self.header.group_members)
+
+    @property
+    def weighted(self) -> bool:
+        """Whether the tensors' errors count differently."""
+        return bool(np.any(self.factors != 1))
 
     @property
     def exact(self) -> dict[str, Array]:
@@ -179,7 +190,11 @@ class Update:
 
     @cached_property
     def optimal_scales(self) -> Floats:
-        """For each tensor that is converted, the scale that minimises the expected squared error of its values."""
+        """For each tensor that is converted, the scale that minimises the expected squared error of its values.
+
+        Where nearly all magnitudes are equal, their mean becomes the smallest level: a model of a density would put it
+        between two. It costs the same bits as any other level, and a common scale reaches the smallest first.
+        """
         # Exact zeros lose nothing at any scale; in the fit they would pass for a heavy tail.
         moments = self.moments.without_zeros()
         codes = shape_codes(moments)
@@ -189,7 +204,30 @@ class Update:
         with np.errstate(over="ignore"):
             width = np.maximum(moments.mean_abs * unit_widths(codes) * moments.peak, sys.float_info.min)
             scales = np.array([by_code[code] for code in codes.tolist()]) / width
+            lightest = (codes == encode_shape(SHAPE_RANGE[1])) & (moments.nonzero > 0)
+            if lightest.any():
+                mean = np.maximum(moments.mean_abs * moments.peak, sys.float_info.min)
+                variance = moments.mean_square - moments.mean_abs**2
+                alike = lightest & (variance < least_error(fmt) * moments.mean_square)
+                scales = np.where(alike, fmt.magnitudes[1] / mean, scales)
         return np.where(moments.nonzero > 0, decode_positives(encode_positives(scales)), 1.0)
+
+    def scales_at(self, common: float) -> Floats:
+        """For each tensor that is converted, its scale at a common one, as it can be sent: at most the optimal one."""
+        with np.errstate(over="ignore"):
+            own = decode_positives(encode_positives(common * self.factors))
+        return np.minimum(self.optimal_scales, np.where(self.factors == 1, common, own))
+
+    @cached_property
+    def group_factors(self) -> Floats:
+        """For each group, the mean factor of its entries."""
+        entries = self.moments.entries
+        return np.array(
+            [
+                2.0 ** float(np.average(np.log2(self.factors[m.start : m.stop]), weights=entries[m.start : m.stop]))
+                for m in self.header.group_members
+            ]
+        )
 
     @cached_property
     def caps(self) -> Floats:
@@ -207,6 +245,25 @@ class Update:
             pool = scaled.together(slice(members[-1].start, members[-1].stop))
             groups[-1] = fits_of(pool)[0], fits_of(pool.without_zeros())[0]
         return groups
+
+
+def _factors(header: Header, weights: Mapping[str, float]) -> Floats:
+    """Roots of the weights of the tensors that are converted.
+
+    They are in units of the one that most entries have: its tensors' scale is any number, and others are rounded.
+    """
+    if not weights:
+        return np.ones(len(header.lossy))
+    found = np.array([_weight(name, weights) for name in header.lossy])
+    entries = np.array([header.tensors[name].entries for name in header.lossy])
+    kinds = np.unique(found)
+    most = max(kinds, key=lambda kind: int(entries[found == kind].sum()), default=1.0)
+    factors: Floats = np.sqrt(found / most)
+    return factors
+
+
+def _weight(name: str, weights: Mapping[str, float]) -> float:
+    return next((weight for pattern, weight in weights.items() if fnmatchcase(name, pattern)), 1.0)
 
 
 def _source(tensor: Array, error: Array | None, dtype: np.dtype[Any]) -> Source:

@@ -79,10 +79,11 @@ def make_scheme(text: str, overrides: Mapping[str, Any] | None = None) -> Scheme
         options (``qsgd:levels=16``), the fields of :class:`flwr_co3.CO3Config`, and
         those of :class:`flwr_co3.RateLimit` (``bits_per_parameter=0.1``) for its rate, numbers or schedules
         (``bits_per_parameter=linear|start=1|end=0.05|rounds=25``, see `simulations.budgets`). Several patterns for
-        ``exact`` are separated by ``|``, and so are the settings of ``outer_products=topk|k=8|memory_decay=1``,
-        which replaces the one that the settings have for all schemes. ``uplink_seconds=2`` gives each client the
-        budget that its link carries in that time. ``downlink_bits=0.1`` limits the server's frames as well, and
-        ``downlink_whole=fp8`` is the format of the whole model with which each client starts.
+        ``exact`` are separated by ``|``, as are those of ``weights=conv*=4|*.bias=2``, and the settings of
+        ``outer_products=topk|k=8|memory_decay=1``, which replaces the one that the settings have for all schemes.
+        ``uplink_seconds=2`` gives each client the budget that its link carries in that time. ``downlink_bits=0.1``
+        limits the server's frames as well, and ``downlink_whole=fp8`` is the format of the whole model with which each
+        client starts.
     overrides : Mapping, optional
         Settings by key of the run config; an empty one leaves what the scheme says.
 
@@ -204,6 +205,9 @@ def _config(options: dict[str, Value], text: str) -> CO3Config:
         )
     if "exact" in rest:
         rest["exact"] = tuple(str(rest["exact"]).split("|"))
+    if "weights" in rest:
+        pairs = (pair.rpartition("=") for pair in str(rest["weights"]).split("|"))
+        rest["weights"] = {pattern: parse_value(weight) for pattern, _, weight in pairs}
     try:
         if other != "co3":
             chosen = {key: rest.pop(key) for key in own if key in rest}

@@ -121,6 +121,7 @@ SETTINGS = {
     "exact_below": st.sampled_from([0, 8, 100]),
 }
 SCALES = st.sampled_from([5e-324, 1e-300, 1e-30, 0.01, 1.0, 123.456, 1e30, 1e300])
+WEIGHTS = st.sampled_from([{}, {"a*": 1e6}, {"a.b*": 4.0, "*": 1e-6}])
 RATES = st.one_of(
     st.builds(RateLimit, bytes_per_round=st.integers(1, 3000)),
     st.builds(RateLimit, bits_per_parameter=st.floats(0.01, 9)),
@@ -128,5 +129,5 @@ RATES = st.one_of(
 CONFIGS = st.one_of(
     st.builds(configured, **SETTINGS),
     st.builds(configured, scale=SCALES, **SETTINGS),
-    st.builds(configured, rate=RATES, **SETTINGS),
+    st.builds(configured, rate=RATES, weights=WEIGHTS, **SETTINGS),
 )

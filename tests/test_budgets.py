@@ -74,7 +74,7 @@ def test_budgets_of_50_000_parameters_are_used_but_for_three_hundredths(kind: st
     assert len(sizes) <= 3
 
 
-@pytest.mark.parametrize("bits", [0.005, 0.007, 0.01, 0.015])
+@pytest.mark.parametrize("bits", [0.005, 0.007, 0.01, 0.0125, 0.015])
 @pytest.mark.parametrize("kind", ["trained", "deep", "one tensor"])
 def test_the_smallest_budgets_are_used_but_for_some_entries(kind: str, bits: float) -> None:
     """One entry more takes some two bytes, and with a larger level or another table a few more."""

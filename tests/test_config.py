@@ -34,10 +34,11 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "contexts": st.booleans(),
     "reconstruction": st.sampled_from(["level", "centroid"]),
     "exact": st.lists(st.text()).map(tuple),
+    "weights": st.dictionaries(st.text(), st.floats(1e-6, 1e6)),
     "exact_below": st.integers(0, 1 << 40),
     "memory_dtype": st.sampled_from(["float32", "bfloat16", "float16"]),
 }
-SCALE = {"scale": st.just("optimal") | st.floats(1e-300, 1e300)}
+SCALE = {"scale": st.just("optimal") | st.floats(1e-300, 1e300), "weights": st.just(())}
 CONFIGS = st.one_of(
     st.fixed_dictionaries({}, optional=FIELDS | SCALE), st.fixed_dictionaries({"rate": RATES}, optional=FIELDS)
 ).map(lambda fields: CO3Config(**fields))
@@ -55,6 +56,7 @@ def test_only_what_differs_from_the_defaults_is_written() -> None:
     assert CO3Config().to_json() == "{}"
     assert CO3Config.from_json("{}") == CO3Config()
     assert CO3Config(coder="huffman", exact=("a", "b*")).to_json() == '{"coder":"huffman","exact":["a","b*"]}'
+    assert CO3Config(weights={"a*": 4, "b": 0.5}).to_json() == '{"weights":{"a*":4,"b":0.5}}'
     assert CO3Config(rate=RateLimit(bytes_per_round=9)).to_json() == '{"rate":{"bytes_per_round":9}}'
     assert json.loads(CO3Config(format=FloatFormat("fp8")).to_json()) == {
         "format": {"exponent": 5, "mantissa": 2, "bias": 15, "top_exponent": False, "reserved": 0}
@@ -72,6 +74,15 @@ def test_a_list_of_patterns_will_do_and_configs_can_be_compared() -> None:
     config = CO3Config(exact=["*.bias"])  # type: ignore[arg-type]
     assert config == CO3Config(exact=("*.bias",))
     assert hash(config) == hash(CO3Config(exact=("*.bias",)))
+
+
+def test_weights_may_be_given_as_a_mapping() -> None:
+    config = CO3Config(weights={"*.bias": 4.0})
+    assert config == CO3Config(weights=(("*.bias", 4.0),))
+    assert hash(config) == hash(CO3Config(weights={"*.bias": 4}))
+    assert CO3Config(weights={}) == CO3Config()
+    with pytest.raises(ValueError, match="weights is for the scheme co3, and the scheme is qsgd"):
+        CO3Config(scheme="qsgd", weights={"*.bias": 4.0})
 
 
 @pytest.mark.parametrize(
@@ -96,6 +107,14 @@ def test_a_list_of_patterns_will_do_and_configs_can_be_compared() -> None:
         ("exact", "*.bias", "exact must be a tuple of shell patterns, not '\\*.bias'"),
         ("exact", ("*.bias", 3), "exact must be a tuple of shell patterns"),
         ("exact", 3, "exact must be a tuple of shell patterns, not 3"),
+        ("weights", 3, "weights must map shell patterns to numbers, as in {'\\*.bias': 4.0}, and not be 3"),
+        ("weights", ("ab", "cd"), "weights must map shell patterns to numbers"),
+        ("weights", {3: 1.0}, "weights must map shell patterns to numbers"),
+        ("weights", {"*.bias": 0}, "weights must lie within 1e-06 to 1e\\+06, and '\\*.bias' has 0"),
+        ("weights", {"*.bias": -1.0}, "and '\\*.bias' has -1.0"),
+        ("weights", {"*.bias": math.nan}, "and '\\*.bias' has nan"),
+        ("weights", {"*.bias": "much"}, "and '\\*.bias' has 'much'"),
+        ("weights", {"*.bias": True}, "and '\\*.bias' has True"),
         ("exact_below", -1, "exact_below must be an integer of at least 0, not -1"),
         ("exact_below", 8.0, "exact_below must be an integer of at least 0, not 8.0"),
         ("exact_below", True, "exact_below must be an integer of at least 0, not True"),
@@ -113,6 +132,8 @@ def test_a_step_ahead_needs_a_memory_of_what_was_not_sent() -> None:
 
 
 def test_a_rate_and_a_scale_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match="takes weights or a scale, not both"):
+        CO3Config(weights={"*": 2.0}, scale=1.0)
     with pytest.raises(ValueError, match="takes a rate or a scale, not both"):
         CO3Config(rate=RateLimit(bytes_per_round=9), scale=1.0)
 

@@ -2,7 +2,7 @@
 
 from flwr_co3.convert.conversion import Converted, convert, keep, largest_number, magnitude_values
 from flwr_co3.convert.float_format import FloatFormat
-from flwr_co3.convert.optimal_scale import distortion, optimal_scale
+from flwr_co3.convert.optimal_scale import distortion, least_error, optimal_scale
 from flwr_co3.convert.quantizer import RECONSTRUCTIONS, ROUNDINGS, Cells, Codes, Quantizer, points_of
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "distortion",
     "keep",
     "largest_number",
+    "least_error",
     "magnitude_values",
     "optimal_scale",
     "points_of",

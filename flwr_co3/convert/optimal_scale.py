@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from flwr_co3.arithmetic import Floats, incomplete_gamma, power
 from flwr_co3.convert.float_format import FloatFormat
-from flwr_co3.gennorm import GenNorm
+from flwr_co3.gennorm import SHAPE_RANGE, GenNorm
 
 # Octaves of scale. A format's levels repeat every octave, and the error with them.
 _COARSE_STEP = 1 / 8
@@ -75,6 +75,18 @@ def optimal_scale(fmt: FloatFormat, model: GenNorm) -> float:
     the least error is taken, since it costs the fewest bits.
     """
     return _unit_optimal_scale(fmt, model.shape) / model.scale
+
+
+@lru_cache(maxsize=64)
+def least_error(fmt: FloatFormat) -> float:
+    """Least normalised squared error of the lightest-tailed model, that of the largest shape.
+
+    Magnitudes that vary less than that about their mean, by their variance over their mean square, lose less with a
+    level at the mean: the nearest level is never farther. No shape within the range has such values; equal ones, or
+    one value alone, are the extreme.
+    """
+    lightest = GenNorm(SHAPE_RANGE[1], 1.0)
+    return float(distortion(fmt, lightest, optimal_scale(fmt, lightest)))
 
 
 @lru_cache(maxsize=4096)

@@ -22,6 +22,8 @@ def test_settings_become_fields_of_the_config() -> None:
     scheme = make_scheme("co3:format=fp8,scale=40,memory-decay=0.9,exact=*.bias|bn.*")
 
     assert scheme.config == CO3Config(format="fp8", scale=40, memory_decay=0.9, exact=("*.bias", "bn.*"))
+    weighted = make_scheme("co3:weights=conv*=4|*.bias=0.5,memory_decay=1").config
+    assert weighted == CO3Config(weights={"conv*": 4, "*.bias": 0.5})
     assert make_scheme("co3-fp4:memory_decay=0.5").config == CO3Config(format="fp4", coder="huffman", memory_decay=0.5)
 
 
@@ -103,6 +105,7 @@ def test_default_stands_for_the_default_ones_and_none_comes_twice() -> None:
         ("qsgd:format=fp8", "cannot be used: CO3Config format is for the scheme co3"),
         ("co3:format=fp99", "The scheme 'co3:format=fp99' cannot be used: "),
         ("co3:memory_decay=2", "The scheme 'co3:memory_decay=2' cannot be used: "),
+        ("co3:weights=conv*", "cannot be used: CO3Config weights must lie within"),
         ("co3:bits_per_parameter=-1", "cannot be used: "),
         ("co3:bits_per_parameter=often", "cannot be used: There is no schedule 'often'. Choose one of: linear, cosine"),
         ("co3:downlink_bits=0", "cannot be used: "),
