@@ -28,7 +28,7 @@ run: $(STAMP)  ## the default comparison of schemes: a table, results.json and a
 
 test: $(STAMP)  ## all tests and doctests
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -m "not ray and not deployment" -n $(WORKERS) --dist worksteal
-	$(RUN) -m pytest -q -m "ray or deployment"
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -m "ray or deployment" -n 2 --dist loadgroup
 
 bench: $(STAMP)  ## a short selection of the benchmarks: a few minutes
 	$(RUN) -m benchmarks.codec --entries 1000000 --settings "fp4,fp8,0.1 bit"

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _POLL = 0.05  # seconds
-_GRACE = 5.0  # seconds that a process has to end by itself
+_GRACE = 3.0  # seconds that a process has to end by itself; pytest-xdist gives a worker that it stops 5 for everything
 
 
 class TimeLimitError(RuntimeError):

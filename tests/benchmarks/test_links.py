@@ -7,7 +7,7 @@ import pytest
 from benchmarks import links
 from benchmarks.output import Form
 
-pytestmark = [pytest.mark.deployment, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.deployment, pytest.mark.xdist_group("first worker"), pytest.mark.timeout(400)]
 
 
 def test_a_federation_trains_through_its_links(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from flwr_co3 import Codec
 from flwr_co3.frame import TensorSpec
+from tests.deployment.apps.message.message.faults import STATE_IS_LOST
 from tests.deployment.apps.message.message.server_app import INITIAL
 
 Vector = NDArray[np.float64]
@@ -56,6 +57,11 @@ class Entry(NamedTuple):
     before: Memory | None
     update: Vector | None  # what training gave, if it came so far
 
+    @property
+    def name(self) -> str:
+        """What the server calls the update that answers it."""
+        return f"{self.node}/{self.key}"
+
     @classmethod
     def read(cls, file: Path, like: Vector) -> "Entry":
         """Read a journal's entry."""
@@ -77,8 +83,11 @@ class Account(NamedTuple):
     aggregated: int
 
 
-def check(folder: Path, node: int, decay: float) -> Account:
+def check(folder: Path, node: int, decay: float, *, in_state: bool = False) -> Account:
     """Check that nothing of a node's updates was lost or counted twice, at each train message and at the end.
+
+    A memory in the state can only be seen when a message comes: the last message's is the end then. Where a state was
+    lost after its update had left, and that was aggregated, all that was still to come is gone.
 
     Parameters
     ----------
@@ -88,6 +97,8 @@ def check(folder: Path, node: int, decay: float) -> Account:
         The SuperNode's number.
     decay : float
         The run's ``memory_decay``.
+    in_state : bool (default: False)
+        Whether the memory is in ``context.state``, and not in a store.
     """
     with np.load(folder / "checkpoint.npz") as archive:
         server = {name: archive[name].astype(np.float64) for name in archive.files if "/" in name}
@@ -97,12 +108,17 @@ def check(folder: Path, node: int, decay: float) -> Account:
     memories = [file for file in (own / "store").glob("co3-*.npz") if about(file)["key"].startswith("run ")]
     assert len(memories) <= 1, f"one run and node, and {len(memories)} memories"
     last = Memory.read(memories[0], like) if memories else None
+    if entries and in_state:
+        *entries, final = entries
+        last = final.before
+        server.pop(final.name, None)
 
     if not entries:  # no train message has reached it
         assert last is None
         return Account(entries, 0, 0)
-    keys: dict[int | None, str] = {entry.turn: f"{entry.node}/{entry.key}" for entry in entries}
-    produced, gone, aggregated, kept = like.copy(), like.copy(), like.copy(), 0
+    keys: dict[int | None, str] = {entry.turn: entry.name for entry in entries}
+    produced, gone, aggregated = like.copy(), like.copy(), like.copy()
+    kept, is_behind = 0, False
 
     def outstanding(memory: Memory | None) -> Vector:
         if memory is None:
@@ -111,8 +127,8 @@ def check(folder: Path, node: int, decay: float) -> Account:
 
     for entry, after in zip(entries, [*(entry.before for entry in entries[1:]), last], strict=True):
         what = f"{folder.name}, node {node}, {entry}"
-        np.testing.assert_allclose(aggregated + outstanding(entry.before), produced - gone, atol=1e-4, err_msg=what)
-        before = entry.before
+        before = None if is_behind else entry.before
+        np.testing.assert_allclose(aggregated + outstanding(before), produced - gone, atol=1e-4, err_msg=what)
         if entry.fault == "finds its memory damaged":
             gone += outstanding(before)
             before = None
@@ -120,11 +136,17 @@ def check(folder: Path, node: int, decay: float) -> Account:
             assert entry.update is not None, f"kept, and never produced: {what}"
             produced += entry.update
             gone += (1 - decay) * outstanding(before)
-            kept += 1
+            kept, is_behind = kept + 1, False
         else:
-            assert (after and after.turn) == (before and before.turn), f"the memory changed for no reason: {what}"
-        aggregated += server.get(keys[entry.turn], 0)
-    np.testing.assert_allclose(aggregated + outstanding(last), produced - gone, atol=1e-4, err_msg=f"{folder}, {node}")
+            unchanged = entry.before if in_state else before
+            assert (after and after.turn) == (unchanged and unchanged.turn), f"it changed for no reason: {what}"
+        aggregated += server.get(entry.name, 0)
+        if entry.fault == STATE_IS_LOST and entry.name in server:
+            assert entry.update is not None, f"aggregated, and never produced: {what}"
+            produced += entry.update
+            gone, is_behind = produced - aggregated, True
+    still_to_come = outstanding(None if is_behind else last)
+    np.testing.assert_allclose(aggregated + still_to_come, produced - gone, atol=1e-4, err_msg=f"{folder}, {node}")
 
     counted = [name for name in server if name in keys.values()]
     assert sum(name.startswith(f"{entries[0].node}/") for name in server) == len(counted), "aggregated, and not sent"

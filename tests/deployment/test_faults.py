@@ -12,9 +12,9 @@ from tests.deployment.apps.message.message.faults import FAULTS, NONE
 from tests.deployment.bookkeeping import check
 from tests.deployment.starting import start
 
-pytestmark = [pytest.mark.deployment, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.deployment, pytest.mark.xdist_group("first worker"), pytest.mark.timeout(900)]
 
-NODES, ROUNDS = 10, 4  # a SuperNode does one message at a time, and waits a minute for a ClientApp that was killed
+NODES, ROUNDS = 10, 3  # a SuperNode does one message at a time, and waits a minute for a ClientApp that was killed
 # By run; one schedule for each run and node. The seeds are such that each fault happens in the first round already.
 DECAYS = {"seed-381": 1.0, "seed-382": 0.5}
 KILLED = 0  # the SuperNode that is
@@ -54,5 +54,5 @@ def test_no_update_is_lost_or_counted_twice_in_twenty_schedules_of_faults(tmp_pa
             happened.update(faults)
             kept, aggregated = kept + account.kept, aggregated + account.aggregated
     print(json.dumps(happened), f"{kept} updates kept, {aggregated} aggregated")
-    assert happened.keys() == {*FAULTS, NONE}
+    assert happened.keys() == {*FAULTS["store"], NONE}
     assert kept > aggregated > 0

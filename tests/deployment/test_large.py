@@ -12,6 +12,7 @@ from tests.deployment.starting import start
 
 pytestmark = [
     pytest.mark.deployment,
+    pytest.mark.xdist_group("first worker"),
     pytest.mark.timeout(1800),
     pytest.mark.skipif(os.environ.get("FLWR_CO3_LARGE") != "1", reason="FLWR_CO3_LARGE=1 asks for it: 12 GiB, minutes"),
 ]

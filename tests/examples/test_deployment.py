@@ -11,7 +11,7 @@ import pytest
 from benchmarks.federation import Process
 from benchmarks.federation.processes import free_port
 
-pytestmark = [pytest.mark.deployment, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.deployment, pytest.mark.xdist_group("second worker"), pytest.mark.timeout(400)]
 
 ROOT = Path(__file__).parent.parent.parent
 WALK = ROOT / "examples" / "deployment"

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from flwr_co3 import CO3ClientMixin, CO3Mod, CO3Strategy
 from flwr_co3.legacy import CO3LegacyStrategy
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("second worker")]
 
 NODES, ROUNDS, SIZE = 2, 8, 400
 

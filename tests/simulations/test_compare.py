@@ -16,7 +16,7 @@ from simulations.results import Comparison
 from simulations.schemes import make_schemes
 from simulations.settings import Settings
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("second worker")]
 
 
 def test_a_comparison_from_start_to_report(tmp_path: Path) -> None:

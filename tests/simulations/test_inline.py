@@ -17,6 +17,7 @@ from simulations.settings import Settings
 
 
 @pytest.mark.ray
+@pytest.mark.xdist_group("second worker")
 def test_both_engines_give_the_same_accuracies_and_bytes(tmp_path: Path) -> None:
     schemes = make_schemes(["fedavg", "co3:bits_per_parameter=0.5", "co3-fp4"])
     plan = Plan(Settings(rounds=3, fraction_train=0.7), schemes, seeds=[0], clients=4)

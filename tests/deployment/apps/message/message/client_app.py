@@ -13,11 +13,10 @@ from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordD
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
-from flwr_co3 import CO3Mod
+from flwr_co3 import CO3Mod, MemoryStore
+from flwr_co3._keeping import StateKeeper
 
-from .faults import fault, kill, kill_soon, wait_for_the_end
-
-VERSION_BYTE = 3  # of a frame (docs/frame.md)
+from .faults import FAULTS, fault, kill, kill_before_the_state_is_kept, kill_soon, wait_for_the_end
 
 Next = Callable[[Message, Context], Message]
 
@@ -27,7 +26,7 @@ def witness(message: Message, context: Context, call_next: Next) -> Message:
     happens = fault_of(message, context)
     with alone(context):
         entry = next_entry(context)
-        before = stored(message, context)
+        before = remembered(message, context)
         about = {
             "key": f"{context.run_id}/{round_of(message)}",
             "node": context.node_id,
@@ -40,6 +39,8 @@ def witness(message: Message, context: Context, call_next: Next) -> Message:
             if happens == "finds its memory damaged":
                 before.write_bytes(before.read_bytes()[:-30])
         reply = call_next(message, context)
+    if happens == "is killed before its state is kept":
+        kill_before_the_state_is_kept()
     if happens == "is killed at any instant":
         wait_for_the_end()
     if happens == "is killed before its reply leaves":
@@ -50,26 +51,17 @@ def witness(message: Message, context: Context, call_next: Next) -> Message:
 
 
 def co3(message: Message, context: Context, call_next: Next) -> Message:
-    """CO3, with the node's own store; nothing where the node has no mod."""
+    """CO3, with the run's kind of memory; nothing where the node has no mod."""
     if context.node_config.get("without-co3"):
         return call_next(message, context)
-    return CO3Mod(store=own_folder(context) / "store")(message, context, call_next)
-
-
-def newer(message: Message, context: Context, call_next: Next) -> Message:
-    """Let frames be of the version that the node's config says, as if its flwr-co3 were a later one."""
-    reply = call_next(message, context)
-    if "frame-version" in context.node_config:
-        frame = bytearray(reply.content.array_records["arrays"]["co3"].data)
-        frame[VERSION_BYTE] = int(context.node_config["frame-version"])
-        reply.content["arrays"] = of_frame(frame)
-    return reply
+    store = None if context.run_config["memory"] == "state" else own_folder(context) / "store"
+    return CO3Mod(store=store)(message, context, call_next)
 
 
 app = ClientApp()
 
 
-@app.train(mods=[witness, newer, co3])
+@app.train(mods=[witness, co3])
 def train(message: Message, context: Context) -> Message:
     """Take some steps of least squares, whose solution is 1, 1, 1, ..."""
     happens = fault_of(message, context)
@@ -127,7 +119,8 @@ def round_of(message: Message) -> int:
 def fault_of(message: Message, context: Context) -> str:
     config = context.run_config
     calm_from = int(config["rounds"]) - int(config["calm"]) + 1
-    return fault(str(config["faults"]), int(context.node_config["node"]), round_of(message), calm_from)
+    happening = FAULTS[str(config["memory"])]
+    return fault(str(config["faults"]), happening, int(context.node_config["node"]), round_of(message), calm_from)
 
 
 def own_folder(context: Context) -> Path:
@@ -154,9 +147,16 @@ def next_entry(context: Context) -> Path:
     return own_folder(context) / f"entry-{entries:03d}"
 
 
-def stored(message: Message, context: Context) -> Path | None:
-    """The file with this run's memory."""
+def remembered(message: Message, context: Context) -> Path | None:
+    """A file with this run's memory: the store's own, or what is in the state written as one."""
     token = str(message.content.config_records["config"].get("co3-run"))
+    if context.run_config["memory"] == "state":
+        kept, key = StateKeeper(context.state).load(token), f"run {token}, node {context.node_id}"
+        if kept is None:
+            return None
+        copy = MemoryStore(own_folder(context) / "copy")
+        copy.save(key, kept)
+        return copy.path(key)
     for file in (own_folder(context) / "store").glob("*.npz"):
         with np.load(file) as archive:
             about = json.loads(archive["about"].tobytes())
