@@ -78,7 +78,7 @@ def test_no_update_is_lost_or_counted_twice_with_memory_on_disk(
         world.calm_down()
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     config=st.sampled_from(ESTIMATING),
     steady=st.booleans(),
