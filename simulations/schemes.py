@@ -36,7 +36,7 @@ _SCHEMES: dict[str, tuple[str, dict[str, Value]]] = {
 _RATE = tuple(field.name for field in dataclasses.fields(RateLimit))
 _OVERRIDES = (
     *("format", "coder", "scale", "memory-decay", "step-ahead", "rounding", "reconstruction", "bits-per-parameter"),
-    *("downlink-bits", "downlink-whole"),
+    *("downlink-bits", "downlink-reconstruction", "downlink-whole"),
 )
 
 
@@ -82,8 +82,8 @@ def make_scheme(text: str, overrides: Mapping[str, Any] | None = None) -> Scheme
         ``exact`` are separated by ``|``, as are those of ``weights=conv*=4|*.bias=2``, and the settings of
         ``outer_products=topk|k=8|memory_decay=1``, which replaces the one that the settings have for all schemes.
         ``uplink_seconds=2`` gives each client the budget that its link carries in that time. ``downlink_bits=0.1``
-        limits the server's frames as well, and ``downlink_whole=fp8`` is the format of the whole model with which each
-        client starts.
+        limits the server's frames as well, ``downlink_reconstruction=centroid`` says what their levels decode to, and
+        ``downlink_whole=fp8`` is the format of the whole model with which each client starts.
     overrides : Mapping, optional
         Settings by key of the run config; an empty one leaves what the scheme says.
 
@@ -184,13 +184,15 @@ def _label(label: str, options: Mapping[str, Value]) -> str:
 
 def _downlink(options: dict[str, Value], text: str) -> tuple[CO3Config | None, CO3Config | None]:
     """Take the settings of the downlink out of ``options``: how changes are compressed, and the whole model."""
-    bits, number_format = options.pop("downlink_bits", None), options.pop("downlink_whole", None)
+    given = {name: options.pop(f"downlink_{name}", None) for name in ("bits", "reconstruction", "whole")}
+    bits, reconstruction, number_format = given.values()
     if bits is None:
-        if number_format is not None:
-            raise ValueError(f"The scheme {text!r} has downlink_whole, and no downlink_bits: give both.")
+        for name in (name for name, value in given.items() if value is not None):
+            raise ValueError(f"The scheme {text!r} has downlink_{name}, and no downlink_bits: give both.")
         return None, None
     whole = None if number_format is None else _config({"format": number_format}, text)
-    return _config({"bits_per_parameter": bits}, text), whole
+    levels: dict[str, Value] = {} if reconstruction is None else {"reconstruction": reconstruction}
+    return _config({"bits_per_parameter": bits, **levels}, text), whole
 
 
 def _config(options: dict[str, Value], text: str) -> CO3Config:

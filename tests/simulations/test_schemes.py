@@ -55,6 +55,8 @@ def test_a_downlink_has_a_budget_and_perhaps_a_format_for_the_whole_model() -> N
     assert scheme.downlink == CO3Config(rate=RateLimit(bits_per_parameter=0.1))
     assert scheme.whole == CO3Config(format="fp8")
     assert make_scheme("co3", {"downlink-bits": 0.2}).downlink == CO3Config(rate=RateLimit(bits_per_parameter=0.2))
+    centroids = make_scheme("co3:downlink_bits=0.2,downlink_reconstruction=centroid").downlink
+    assert centroids == CO3Config(rate=RateLimit(bits_per_parameter=0.2), reconstruction="centroid")
     assert make_scheme("co3").downlink is None
 
 
@@ -111,6 +113,7 @@ def test_default_stands_for_the_default_ones_and_none_comes_twice() -> None:
         ("co3:downlink_bits=0", "cannot be used: "),
         ("co3:downlink_bits=1,downlink_whole=fp99", "cannot be used: "),
         ("co3:downlink_whole=fp8", "has downlink_whole, and no downlink_bits: give both"),
+        ("co3:downlink_reconstruction=centroid", "has downlink_reconstruction, and no downlink_bits: give both"),
         ("fedavg:downlink_bits=1", "has no setting 'downlink_bits'"),
     ],
 )
