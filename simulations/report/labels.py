@@ -41,13 +41,13 @@ def label_right(figure: Figure, axes: Axes, ends: list[End]) -> None:
 def label_above(figure: Figure, axes: Axes, ends: list[End]) -> None:
     """Write the labels above the axes in rising rows, each with a line up from its curve's end."""
     _lay_out(figure)
-    width = axes.bbox.width / figure.dpi * 72
+    width, margin = (points / figure.dpi * 72 for points in (axes.bbox.width, axes.bbox.x0))
     axes.set_xlim(axes.get_xlim())
     ordered = sorted(ends, key=lambda end: end.x)
     places = [_fraction(axes, end)[0] * width for end in ordered]
     lengths = [_LETTER * len(end.label) for end in ordered]
     for end, place, length, row in zip(ordered, places, lengths, rows(places, lengths), strict=True):
-        right = max(place, length)
+        right = max(place, length - margin)  # above the axes, the margin to their left is free
         above = ScaledTranslation(0, (row * _LINE + 6) / 72, figure.dpi_scale_trans)
         axes.annotate(
             end.label,

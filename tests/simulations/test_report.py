@@ -5,9 +5,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from simulations.report import write_report
+from simulations.report.labels import End, label_above
 from simulations.report.page import headline
 from simulations.results import Comparison, Run
 from simulations.tables import terminal_table
@@ -134,6 +136,15 @@ def test_a_run_that_ended_early_is_not_taken_for_a_compressed_downlink(compariso
         run.rounds = [dataclasses.replace(each, downlink_bytes=4000 if each.round else 0) for each in run.rounds]
     comparison.runs[-1].rounds = comparison.runs[-1].rounds[:2]
     assert "Sent\nin all" in [column.header for column in terminal_table(comparison).columns]
+
+
+def test_a_long_label_ends_at_its_own_line_and_crosses_no_other() -> None:
+    figure = Figure(figsize=(5, 4))
+    axes = figure.subplots()
+    axes.set_xlim(0, 1)
+    label_above(figure, axes, [End(0.45, 0.5, "a label of some thirty letters", "red"), End(0.5, 0.5, "next", "blue")])
+    long, _ = axes.texts
+    assert long.get_window_extent().x1 < axes.transData.transform((0.5, 0.5))[0]
 
 
 def test_no_number_is_cut_in_a_narrow_terminal(comparison: Comparison) -> None:
