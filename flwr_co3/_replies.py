@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from flwr_co3._average import NewWeights, Sum
 from flwr_co3._protocol import may_be_known
+from flwr_co3._versions import as_it_travels
 from flwr_co3.config import CO3Config
 from flwr_co3.errors import FrameError
 from flwr_co3.frame import FrameReader, TensorSpec, lossy_names, numpy_dtype
@@ -44,7 +45,7 @@ class SentModel:
             array = load()
             self.specs[name] = TensorSpec.of(array)
             exact = is_exact(name, self.specs[name], config)
-            self.like[name] = TensorSpec(_dtype_on_wire(array.dtype, exact), array.shape)
+            self.like[name] = as_it_travels(array, exact)
             self.parameters += array.size
             exact_ones.update([name] if exact else [])
         scheme = config.other_scheme
@@ -221,11 +222,6 @@ def plain_record(record: ArrayRecord) -> ArrayRecord:
 def loaders(record: ArrayRecord) -> Loaders:
     """Return how to get each tensor of a record."""
     return {name: array.numpy for name, array in record.items()}
-
-
-def _dtype_on_wire(dtype: np.dtype[Any], exact: bool) -> str:
-    """Name the type in which a tensor travels: updates in at least float32, exact tensors in their own."""
-    return dtype.name if exact or dtype.kind != "f" else np.result_type(dtype, np.float32).name
 
 
 def _check_finite(array: NDArray[Any], name: str) -> None:

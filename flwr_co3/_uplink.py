@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from flwr_co3._acknowledgements import settle
 from flwr_co3._keeping import Keeper
 from flwr_co3._protocol import ClientStats, Order, may_be_known
-from flwr_co3._versions import at_least_single, difference
+from flwr_co3._versions import as_it_travels, difference
 from flwr_co3.codec import Codec, Seed
 from flwr_co3.correct import ErrorMemory, Kept, LastUpdate
 from flwr_co3.frame import TensorSpec
@@ -96,12 +96,12 @@ def start_of(received: Mapping[str, NDArray[Any]], order: Order, keeper: Keeper 
     ValueError
         If the train message was answered before.
     """
-    codec, share = Codec(order.config), order.config.step_ahead
-    lossy = {name: array for name, array in received.items() if not codec.is_exact(name, array)}
-    if not (share and lossy):
+    share = order.config.step_ahead
+    if not share:
         return dict(received)
-    like = {name: TensorSpec.of(array) for name, array in received.items()}
-    like |= {name: TensorSpec(at_least_single(array.dtype).name, array.shape) for name, array in lossy.items()}
+    codec = Codec(order.config)
+    lossy = {name: array for name, array in received.items() if not codec.is_exact(name, array)}
+    like = {name: as_it_travels(array, name not in lossy) for name, array in received.items()}
     return {**received, **_load(keeper, order, lossy, like).step_ahead(lossy, share)}
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from flwr_co3._protocol import may_be_known
 from flwr_co3.codec import Codec
 from flwr_co3.errors import FrameError
 from flwr_co3.frame import FrameReader, TensorSpec
@@ -58,12 +59,19 @@ class Version(NamedTuple):
 def difference(new: NDArray[Any], old: NDArray[Any]) -> NDArray[Any]:
     """Return what changed, in at least float32."""
     with np.errstate(invalid="ignore", over="ignore"):  # the codec says which tensor is not finite
-        return np.asarray(np.subtract(new, old, dtype=at_least_single(old.dtype)))  # numpy makes scalars of 0-d arrays
+        return np.asarray(np.subtract(new, old, dtype=_at_least_single(old)))  # numpy makes scalars of 0-d arrays
 
 
-def at_least_single(dtype: "np.dtype[Any]") -> "np.dtype[Any]":
+def as_it_travels(tensor: NDArray[Any], exact: bool) -> TensorSpec:
+    """Return the specification of what a frame has of a tensor: its update, or its value where it is exact."""
+    if exact or tensor.dtype.kind != "f":
+        return TensorSpec.of(tensor)
+    return TensorSpec(_at_least_single(tensor).name, tensor.shape)
+
+
+def _at_least_single(tensor: NDArray[Any]) -> "np.dtype[Any]":
     """Return the type in which a tensor's updates travel: half precision is too coarse for them."""
-    return np.result_type(dtype, np.float32)
+    return np.result_type(tensor.dtype, np.float32)
 
 
 def step(codec: Codec, old: Tensors, new: Tensors) -> bytes:
@@ -87,9 +95,10 @@ def step(codec: Codec, old: Tensors, new: Tensors) -> bytes:
 def _table(tensors: Tensors) -> dict[str, TensorSpec] | None:
     """Return the table of tensors that frames from this version leave out; None where it may become another one.
 
-    Half precision travels as float32, and FedAvg makes fractions of whole numbers.
+    Half precision travels as float32.
     """
-    if all(tensor.dtype.kind == "f" and tensor.itemsize >= 4 for tensor in tensors.values()):
+    dtypes = {tensor.dtype for tensor in tensors.values()}
+    if may_be_known(dtypes) and all(dtype.itemsize >= 4 for dtype in dtypes):
         return {name: TensorSpec.of(tensor) for name, tensor in tensors.items()}
     return None
 

@@ -187,8 +187,9 @@ def _downlink(options: dict[str, Value], text: str) -> tuple[CO3Config | None, C
     given = {name: options.pop(f"downlink_{name}", None) for name in ("bits", "reconstruction", "whole")}
     bits, reconstruction, number_format = given.values()
     if bits is None:
-        for name in (name for name, value in given.items() if value is not None):
-            raise ValueError(f"The scheme {text!r} has downlink_{name}, and no downlink_bits: give both.")
+        alone = next((name for name, value in given.items() if value is not None), None)
+        if alone is not None:
+            raise ValueError(f"The scheme {text!r} has downlink_{alone}, and no downlink_bits: give both.")
         return None, None
     whole = None if number_format is None else _config({"format": number_format}, text)
     levels: dict[str, Value] = {} if reconstruction is None else {"reconstruction": reconstruction}

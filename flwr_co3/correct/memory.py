@@ -151,9 +151,9 @@ class ErrorMemory:
 
     def place(self, name: str, tensor: Array) -> Array:
         """Return where the next error of a tensor may be written, contiguous: the old one's place, if it is ours."""
-        old, dtype = self._stored.get(name), np.promote_types(tensor.dtype, np.float32)
-        fits = old is not None and old.dtype == dtype and old.shape == tensor.shape and old.flags.carray
-        if old is not None and fits and name in self._own:
+        old = self._stored.get(name) if name in self._own else None
+        dtype = np.promote_types(tensor.dtype, np.float32)
+        if old is not None and (old.dtype, old.shape) == (dtype, tensor.shape) and old.flags.carray:
             return old
         return np.empty(tensor.shape, dtype)
 

@@ -39,6 +39,16 @@ from tests.flower.helpers import (
 LOSSY = {"conv.weight", "fc.weight"}
 
 
+def train_and_note(started: Tensors) -> Callable[[Message, Context], Message]:
+    """The app that trains, which notes the model that it gets."""
+
+    def app(received: Message, context: Context) -> Message:
+        started.update(arrays(model_of(received.content)))
+        return train(received, context)
+
+    return app
+
+
 def with_turn(received: Message, turn: int) -> Message:
     received.content.config_records["config"]["co3-turn"] = turn
     return received
@@ -287,13 +297,7 @@ def test_with_a_step_ahead_clients_train_from_what_is_still_to_be_sent(model: Te
     mod(train_message(model, config), ctx, train)
     remembered = memory_of(ctx)
     started: Tensors = {}
-
-    def app(received: Message, context: Context) -> Message:
-        started.update(arrays(model_of(received.content)))
-        return train(received, context)
-
-    received = train_message(model, config)
-    sent = Codec().decode(frame_of(mod(received, ctx, app)))
+    sent = Codec().decode(frame_of(mod(train_message(model, config), ctx, train_and_note(started))))
     for name, tensor in model.items():
         if name not in LOSSY:
             np.testing.assert_array_equal(started[name], tensor)
@@ -310,12 +314,7 @@ def test_a_step_ahead_counts_in_an_update_that_was_lost(model: Tensors) -> None:
     lost = Codec().decode(frame_of(CO3Mod()(with_turn(train_message(model, config), 1), ctx, train)))
     kept = memory_of(ctx)
     started: Tensors = {}
-
-    def app(received: Message, context: Context) -> Message:
-        started.update(arrays(model_of(received.content)))
-        return train(received, context)
-
-    CO3Mod()(with_turn(train_message(model, config), 2), ctx, app)
+    CO3Mod()(with_turn(train_message(model, config), 2), ctx, train_and_note(started))
     for name in LOSSY:
         np.testing.assert_allclose(started[name], model[name] + lost[name] + kept[name], atol=1e-6)
 
