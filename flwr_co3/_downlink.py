@@ -10,6 +10,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from numpy.typing import NDArray
 
 from flwr_co3._acknowledgements import Ledger
+from flwr_co3._merging import adds_exactly, in_fewer
 from flwr_co3._planes import packed
 from flwr_co3._protocol import (
     BASE_KEY,
@@ -28,6 +29,7 @@ from flwr_co3._versions import Tensors, Version, advanced, difference, step
 from flwr_co3.codec import Codec
 from flwr_co3.config import CO3Config
 from flwr_co3.frame import EMPTY
+from flwr_co3.rate import Steady
 from flwr_co3.schemes.scheme import CLIENT
 
 logger = getLogger("flwr.co3")
@@ -101,6 +103,10 @@ class Downlink:
         self._trying: set[str] = set()  # nodes that were sent the whole model compressed, and have not answered
         self._plain: set[str] = set()  # nodes that answered that with an error
         self._frameless: set[str] = set()  # nodes that cannot read the frames
+        self._asked: set[str] = set()  # nodes that were sent something and have not answered: they may have more by now
+        self._steady = Steady()
+        self._exact: set[int] = set()  # numbers of the versions to which the frame adds without rounding
+        self._fewer: dict[int, list[bytes]] = {}  # frames to the current version, several merged, by where they start
         self.tensors: Tensors = {}  # the current version
 
     def advance(self, source: object, record: ArrayRecord, server_round: int) -> None:
@@ -109,20 +115,22 @@ class Downlink:
             return
         new = {name: array.numpy() for name, array in record.items()}
         base, old = self._version, self.tensors
-        frame = self._step(new, Codec(self._ledger.course.config(self._config, server_round)))
+        frame = self._step(new, Codec(self._ledger.course.config(self._config, server_round), steady=self._steady))
         if frame is None:  # a line of versions begins
             base, old = Version.of(base.number, {}), {}
-            self._names, self._frames = {}, {}
+            self._names, self._frames, self._exact = {}, {}, set()
             frame = self._first(new)
         if frame is None:
             self.tensors = new
         else:
             self._names[base.number], self._frames[base.number] = base, frame
             self.tensors = advanced(old, frame)
+            if old and self._steady.wanted and adds_exactly(frame, old, self.tensors):
+                self._exact.add(base.number)
         self._version = Version.of(base.number + 1, self.tensors)
         self._source = source
         self._whole = record if frame is None else ArrayRecord({n: Array(t) for n, t in self.tensors.items()})
-        self._packed = None
+        self._packed, self._fewer = None, {}
         self._forget_frames()
 
     def parcel(self, node: str) -> Parcel:
@@ -137,9 +145,21 @@ class Downlink:
             if self._packed is None:
                 self._packed = packed(self._whole)
             return Parcel(self._packed, entries)
-        frames = [self._frames[number] for number in range(base.number, self._version.number)]
+        frames = self._frames_from(base.number, surely=node not in self._asked)
+        self._asked.add(node)
         entries[BASE_KEY] = base.write()
         return Parcel(ArrayRecord({str(i): _array(frame) for i, frame in enumerate(frames)}), entries)
+
+    def _frames_from(self, number: int, surely: bool) -> list[bytes]:
+        """Return the frames from a version to the current one, in fewer where the node surely has just that version."""
+        each = {n: self._frames[n] for n in range(number, self._version.number)}
+        if len(each) > 1:
+            self._steady.wanted = True
+        if not surely or not self._exact.issuperset(each):
+            return list(each.values())
+        if number not in self._fewer:
+            self._fewer[number] = in_fewer(self._config, list(each.values()), self.tensors)
+        return self._fewer[number]
 
     def bring(self, message: Message) -> None:
         """Put into a message what brings its node to the current version."""
@@ -168,6 +188,7 @@ class Downlink:
         self._held[node] = number
         self._capable.add(node)
         self._trying.discard(node)
+        self._asked.discard(node)
 
     def was_brought(self, node: str) -> None:
         """Note that a node did not complain of what it was sent, which does not say that it kept it."""

@@ -62,12 +62,15 @@ def _held(keeper: Keeper, run: str) -> tuple[Version | None, Tensors]:
 
 def _brought(frames: list[bytes], base: Version, target: Version, version: Version | None, tensors: Tensors) -> Tensors:
     """Apply those frames that lead on from the version held: the first ones may have come with an earlier message."""
-    missing = len(frames) if version is None else target.number - version.number
-    if not 0 <= missing <= len(frames) or (missing == len(frames) and version != base):
+    one_each = target.number - base.number == len(frames)  # a frame for several versions starts from its base alone
+    known = 0 if version is None else version.number - base.number
+    if version == base:
+        known = 0
+    elif not (one_each and 0 < known <= len(frames)):
         if not base.is_nothing:
             held = "none of this run" if version is None else f"version {version.number}"
             raise ValueError(f"It holds {held}, and they start from version {base.number}.")
-        missing, tensors = len(frames), {}
-    for frame in frames[len(frames) - missing :]:
+        known, tensors = 0, {}
+    for frame in frames[known:]:
         tensors = advanced(tensors, frame)
     return tensors

@@ -3,6 +3,7 @@
 Server and client run the same code here, so that both come to the same bits.
 """
 
+import math
 import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -11,11 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flwr_co3._protocol import may_be_known
-from flwr_co3.codec import Codec
+from flwr_co3.codec import Codec, Encoded
 from flwr_co3.errors import FrameError
 from flwr_co3.frame import FrameReader, TensorSpec
 
-Tensors = dict[str, NDArray[Any]]
+_BELOW_STEP = 12  # bits: what is lost is far below what a step loses, and 12 are left for weights of many steps
+
+Tensor = NDArray[Any]
+Tensors = dict[str, Tensor]
 
 
 class Version(NamedTuple):
@@ -82,14 +86,55 @@ def step(codec: Codec, old: Tensors, new: Tensors) -> bytes:
     ValueError
         If the tensors are others than in the old version, or one holds NaN or infinity.
     """
+    return encoded(codec, changes(codec, old, new), old).frame
+
+
+def changes(codec: Codec, old: Tensors, new: Tensors) -> Tensors:
+    """Return what a frame from the old version to the new one is to hold.
+
+    Raises
+    ------
+    ValueError
+        If the tensors are others than in the old version.
+    """
     if new.keys() != old.keys():
         raise ValueError("It does not have the tensors of the version before.")
     update = {name: _change(codec, name, old[name], tensor) for name, tensor in new.items()}
-    table = _table(old)
-    for name in table or ():
+    for name in _table(old) or ():
         if update[name].dtype != old[name].dtype:
             raise ValueError(f"Tensor '{name}' is {update[name].dtype}, and was {old[name].dtype} before.")
-    return codec.compress(update, known=table is not None).frame
+    return update
+
+
+def encoded(codec: Codec, update: Tensors, old: Tensors) -> Encoded:
+    """Encode what is to be added to a version, for those who hold it.
+
+    Raises
+    ------
+    ValueError
+        If a tensor holds NaN or infinity.
+    """
+    return codec.compress(update, known=_table(old) is not None)
+
+
+def reader_of(frame: bytes, tensors: Tensors) -> FrameReader:
+    """Return a reader of a frame for those who hold the version that it starts from.
+
+    Raises
+    ------
+    FrameError
+        If the frame is damaged, or of another model.
+    """
+    # Half precision travels as float32.
+    most = 2 * sum(tensor.nbytes for tensor in tensors.values()) + 1024
+    reader = FrameReader(frame, like=_table(tensors), max_bytes=most)
+    for name, spec in reader.tensors.items():
+        if name not in tensors or tensors[name].shape != spec.shape:
+            raise FrameError(
+                f"The frame is of another model: tensor '{name}' of shape {spec.shape} is not in this one."
+            )
+    reader.verify()
+    return reader
 
 
 def _table(tensors: Tensors) -> dict[str, TensorSpec] | None:
@@ -125,22 +170,29 @@ def advanced(tensors: Tensors, frame: bytes) -> Tensors:
     """
     if not tensors:
         return Codec().decode(frame)
-    # Half precision travels as float32.
-    most = 2 * sum(tensor.nbytes for tensor in tensors.values()) + 1024
-    reader = FrameReader(frame, like=_table(tensors), max_bytes=most)
-    for name, spec in reader.tensors.items():
-        if name not in tensors or tensors[name].shape != spec.shape:
-            raise FrameError(
-                f"The frame is of another model: tensor '{name}' of shape {spec.shape} is not in this one."
-            )
-    reader.verify()
+    reader = reader_of(frame, tensors)
     return {name: _next(tensor, reader, name) for name, tensor in tensors.items()}
 
 
-def _next(tensor: NDArray[Any], reader: FrameReader, name: str) -> NDArray[Any]:
+def _next(tensor: Tensor, reader: FrameReader, name: str) -> Tensor:
     if name not in reader.tensors:  # it did not fit into the budget
         return tensor
     value = reader.read(name)
     if name in reader.exact:
         return value
-    return np.asarray(np.add(tensor, value, dtype=np.result_type(tensor.dtype, value.dtype)), tensor.dtype)
+    return np.asarray(np.add(start_of(tensor, reader, name), value, dtype=_common(tensor, value)), tensor.dtype)
+
+
+def _common(*tensors: Tensor) -> "np.dtype[Any]":
+    return np.result_type(*(tensor.dtype for tensor in tensors))
+
+
+def start_of(tensor: Tensor, reader: FrameReader, name: str) -> Tensor:
+    """Return what a frame adds to: a tensor, rounded so that a sum with multiples of the frame's step is exact.
+
+    So frames of one step may be added before or after: `flwr_co3._merging`. Half precision is too coarse for that.
+    """
+    if name not in reader.scales or tensor.dtype.itemsize < 4:
+        return tensor
+    unit = math.frexp(reader.step(name))[1] - _BELOW_STEP
+    return np.asarray(np.ldexp(np.rint(np.ldexp(tensor, -unit)), unit), tensor.dtype)

@@ -20,7 +20,7 @@ from flwr_co3.correct import ErrorMemory
 from flwr_co3.frame import EMPTY, FrameReader, TensorSpec, frame_parts, numpy_dtype
 from flwr_co3.gennorm import GenNorm
 from flwr_co3.moments import BLOCK
-from flwr_co3.rate import largest_within, suited
+from flwr_co3.rate import Steady, largest_within, suited
 from flwr_co3.schemes.scheme import SERVER, Scheme
 from flwr_co3.update import Update, is_exact
 
@@ -156,9 +156,12 @@ class Codec:
     (300, 100)
     """
 
-    def __init__(self, config: CO3Config | None = None, *, seed: Seed | None = None) -> None:
+    def __init__(
+        self, config: CO3Config | None = None, *, seed: Seed | None = None, steady: Steady | None = None
+    ) -> None:
         self.config = CO3Config() if config is None else config
         self._limit = self.config.limit
+        self._steady = steady
         self._scheme = self.config.other_scheme
         draws = self._scheme is not None or self.config.rounding == "stochastic"
         self._rng = np.random.default_rng(seed) if draws else None
@@ -294,7 +297,9 @@ class Codec:
             update = sizes.update
             if update.header is not header:
                 nothing = self._frame_of_zeros(update)
-            best = largest_within(budget, len(nothing), sizes, lambda scales: self._at(scales, update, None))
+            best = largest_within(
+                budget, len(nothing), sizes, lambda scales: self._at(scales, update, None), self._steady
+            )
         if memory is not None:
             kept = _places(update, memory)
             if best is None:

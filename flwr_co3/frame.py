@@ -507,6 +507,20 @@ class FrameReader:
         return self._header.lossy
 
     @property
+    def format(self) -> FloatFormat:
+        """The number format of the levels."""
+        return self._header.format
+
+    def step(self, name: str) -> float:
+        """The distance of which the levels of a tensor in CO3's own code are multiples, in units of the update."""
+        return float(self._header.format.magnitudes[1]) / self._scales[name]
+
+    @property
+    def scales(self) -> Mapping[str, float]:
+        """What each tensor in CO3's own code was multiplied by, by name."""
+        return self._scales
+
+    @property
     def _exact_bytes(self) -> int:
         return self._header.exact_bytes
 

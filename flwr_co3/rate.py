@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -209,7 +209,9 @@ def suited(update: Update, formats: Sequence[tuple[FloatFormat, float]], bits: f
     return joined if joined.scale_for(bits + saved) > sizes.scale_for(bits) else sizes
 
 
-def largest_within(budget: int, fixed: int, sizes: Sizes, encode: Callable[[Floats], E]) -> E | None:
+def largest_within(
+    budget: int, fixed: int, sizes: Sizes, encode: Callable[[Floats], E], steady: Steady | None = None
+) -> E | None:
     """Encode an update with the least squared error that a budget allows.
 
     Parameters
@@ -222,6 +224,8 @@ def largest_within(budget: int, fixed: int, sizes: Sizes, encode: Callable[[Floa
         Of what is to be encoded.
     encode : callable
         Encodes at a scale for each tensor.
+    steady : Steady, optional
+        The common scale of the update before, which becomes this one's.
 
     Returns
     -------
@@ -240,6 +244,13 @@ def largest_within(budget: int, fixed: int, sizes: Sizes, encode: Callable[[Floa
     if not sizes.update.header.groups:
         return None
     best: E | None = None
+    rounded, scales_at = short_scale, sizes.update.scales_at
+    if steady is not None:
+        rounded, scales_at = steady.rounded, sizes.update.steady_scales_at
+    if steady is not None and steady.holds:
+        same = encode(scales_at(steady.scale))
+        if Steady.LEAST * budget <= same.size <= budget:
+            return same
     correction = 1.0
     fitting, too_large = 0.0, math.inf
     for attempt, aim in enumerate(_AIMS, start=1):
@@ -247,11 +258,11 @@ def largest_within(budget: int, fixed: int, sizes: Sizes, encode: Callable[[Floa
         if best is None and attempt == len(_AIMS):
             reserve = min(_JUMP, _JUMP_SHARE * (budget - fixed)) if budget < _SMALL else _SAFE_BYTES
             target = _SAFE * budget - reserve
-        common = short_scale(sizes.scale_for(8 * (target - fixed) / correction))
+        common = rounded(sizes.scale_for(8 * (target - fixed) / correction))
         wide = best is not None and (budget < _SMALL or 2 * (best.size - fixed) < budget - fixed)
         if wide and too_large < math.inf:
-            common = short_scale(math.sqrt(fitting) * math.sqrt(too_large))
-        candidate = encode(sizes.update.scales_at(common))
+            common = rounded(math.sqrt(fitting) * math.sqrt(too_large))
+        candidate = encode(scales_at(common))
         common = min(common, sizes.largest)
         size = candidate.size
         if size > budget:
@@ -261,7 +272,42 @@ def largest_within(budget: int, fixed: int, sizes: Sizes, encode: Callable[[Floa
         if size <= budget and (size >= _GOOD * budget or common >= sizes.largest):
             break
         correction = 8 * max(size - fixed, 1) / max(sizes.bits(common), 1)
+    if steady is not None and best is not None:
+        steady.scale = fitting if fitting < sizes.largest else 0.0
     return best
+
+
+@dataclass
+class Steady:
+    """A common scale that stays as it is from one update to the next, as long as it uses most of the budget.
+
+    Its inverse, the step, has few bits. So sums of updates are exact, and those of the same step have its multiples.
+
+    Attributes
+    ----------
+    scale : float
+        The last one; 0 where each tensor has its optimal one.
+    wanted : bool
+        Whether it is to stay.
+    """
+
+    LEAST: ClassVar[float] = 0.75  # of the budget
+    BITS: ClassVar[int] = 4
+
+    scale: float = 0.0
+    wanted: bool = False
+
+    @property
+    def holds(self) -> bool:
+        """Whether there is one that is to stay."""
+        return self.wanted and self.scale > 0
+
+    def rounded(self, scale: float) -> float:
+        """Round a scale down to one whose step has few bits."""
+        if not 0 < scale < math.inf:
+            return scale
+        significand, exponent = math.frexp(1 / scale)
+        return 1 / math.ldexp(math.ceil(math.ldexp(significand, self.BITS)), exponent - self.BITS)
 
 
 class Sizes:

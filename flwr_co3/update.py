@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import math
 import re
 import sys
 from collections.abc import Mapping
@@ -216,9 +217,16 @@ class Update:
 
     def scales_at(self, common: float) -> Floats:
         """For each tensor that is converted, its scale at a common one, as it can be sent: at most the optimal one."""
+        return np.minimum(self.optimal_scales, self._wanted(common))
+
+    def steady_scales_at(self, common: float) -> Floats:
+        """The same, but where the common one is above the optimal one, levels saturate, so that steps are alike."""
+        return self.optimal_scales if common == math.inf else self._wanted(common)
+
+    def _wanted(self, common: float) -> Floats:
         with np.errstate(over="ignore"):
             own = decode_positives(encode_positives(common * self.factors))
-        return np.minimum(self.optimal_scales, np.where(self.factors == 1, common, own))
+        return np.where(self.factors == 1, common, own)
 
     @cached_property
     def group_factors(self) -> Floats:

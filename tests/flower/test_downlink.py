@@ -536,7 +536,8 @@ def test_whoever_is_sampled_when_trains_from_the_servers_version_and_its_update_
         updates = []
         for node, reply in zip(asked, grid.replies, strict=True):
             got = clients[node].client.got
-            assert got or fates[node - 1] == "forgets", "only a client that lost its model may refuse frames"
+            refused = f"only a client that lost its model may refuse frames: {reply.error}" if reply.has_error() else ""
+            assert got or fates[node - 1] == "forgets", refused
             assert all(np.array_equal(got[0][name], held_by(strategy)[name]) for name in now if got)
             if not reply.has_error():
                 updates.append(FrameReader(frame_of(reply), like=specs(now)).read("w"))
