@@ -1,10 +1,16 @@
 """What tests in several folders share."""
 
+import gc
 from collections.abc import Iterator
 
 import pytest
 
 from tests.engines import NUMPY, VECTORS, running
+
+
+def pytest_collection_finish() -> None:
+    """Keep what was imported out of garbage collections: Flower's strategies collect after each message."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="module", params=(NUMPY, VECTORS))
