@@ -4,20 +4,18 @@ A model is first trained on one client's images, which stands for the rounds bef
 is its update, ``w_local - w_global`` of all parameters. scikit-learn's digits, the default, need no network.
 """
 
-import importlib
-import re
 import time
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import torch
 import typer
 
 from benchmarks import options
 from benchmarks.output import Form, Row, Table, show
 from benchmarks.pipeline import Update
 from benchmarks.sources import FOLDER
+from benchmarks.torchvision import import_torchvision
 from flwr_co3 import GenNorm
 from simulations.models import make_model
 from simulations.settings import Settings
@@ -100,19 +98,6 @@ def _about(name: str, update: Update) -> Row:
         "largest": max(shapes),
         "most zeros in one": max(zeros),
     }
-
-
-def import_torchvision() -> None:
-    """Make torchvision importable beside any build of PyTorch; its models don't need its compiled operators."""
-    while True:
-        try:
-            importlib.import_module("torchvision")
-            return
-        except RuntimeError as error:  # it wants to describe operators that this PyTorch didn't load
-            missing = re.search(r"operator (torchvision::\w+) does not exist", str(error))
-            if missing is None:
-                raise
-            torch.library.define(missing[1], "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flwr_co3._versions import Tensors, encoded, reader_of, start_of
+from flwr_co3._versions import Tensor, Tensors, encoded, reader_of, start_of
 from flwr_co3.codec import Codec
 from flwr_co3.config import CO3Config
 from flwr_co3.frame import FrameReader
@@ -20,9 +20,12 @@ def adds_exactly(frame: bytes, old: Tensors, new: Tensors) -> bool:
     """Whether a frame that made one version of another rounded nothing, and changed no type."""
     reader = reader_of(frame, old)
     return all(new[name].dtype == tensor.dtype for name, tensor in old.items()) and all(
-        np.array_equal(np.subtract(new[name], reader.read(name), dtype=np.float64), start_of(old[name], reader, name))
-        for name in reader.lossy
+        _adds_exactly(reader.read(name), reader.step(name), old[name], new[name]) for name in reader.lossy
     )
+
+
+def _adds_exactly(update: Tensor, step: float | None, old: Tensor, new: Tensor) -> bool:
+    return np.array_equal(np.subtract(new, update, dtype=np.float64), start_of(old, update, step))
 
 
 def in_fewer(config: CO3Config, frames: Sequence[bytes], tensors: Tensors) -> list[bytes]:
@@ -47,7 +50,10 @@ def in_fewer(config: CO3Config, frames: Sequence[bytes], tensors: Tensors) -> li
 def _merged(
     config: CO3Config, run: Sequence[tuple[bytes, FrameReader]], tensors: Tensors, steps: set[float]
 ) -> list[bytes]:
-    """Return one frame for a run of one step; several where a sum is of too many steps, or one is no smaller."""
+    """Return one frame for a run of one step; more where a sum is of too many steps, or one is no smaller.
+
+    A tensor whose updates add up to nothing was rounded by the first of them, and would not be by one frame for all.
+    """
     frames, readers = [frame for frame, _ in run], [reader for _, reader in run]
     last = readers[-1]
     if len(run) == 1 or not steps or any(reader.exact != last.exact for reader in readers):
@@ -66,7 +72,9 @@ def _merged(
         weights=(),
     )
     one = encoded(Codec(multiples), update, tensors)
-    if all(np.array_equal(one.sent[name], sums[name]) for name in sums) and len(one.frame) < sum(map(len, frames)):
+    told = all(np.array_equal(one.sent[name], sums[name]) for name in sums)
+    alike = not any(reader.read(name).any() for name in sums if not sums[name].any() for reader in readers)
+    if told and alike and len(one.frame) < sum(map(len, frames)):
         return [one.frame]
     half = len(run) // 2
     return _merged(config, run[:half], tensors, steps) + _merged(config, run[half:], tensors, steps)
@@ -74,4 +82,4 @@ def _merged(
 
 def _steps(reader: FrameReader) -> set[float]:
     """The distances of which the levels of a frame's tensors are multiples."""
-    return {reader.step(name) for name in reader.scales}
+    return {step for step in map(reader.step, reader.lossy) if step is not None}

@@ -180,19 +180,23 @@ def _next(tensor: Tensor, reader: FrameReader, name: str) -> Tensor:
     value = reader.read(name)
     if name in reader.exact:
         return value
-    return np.asarray(np.add(start_of(tensor, reader, name), value, dtype=_common(tensor, value)), tensor.dtype)
+    start = start_of(tensor, value, reader.step(name))
+    return np.asarray(np.add(start, value, dtype=_common(tensor, value)), tensor.dtype)
 
 
 def _common(*tensors: Tensor) -> "np.dtype[Any]":
     return np.result_type(*(tensor.dtype for tensor in tensors))
 
 
-def start_of(tensor: Tensor, reader: FrameReader, name: str) -> Tensor:
-    """Return what a frame adds to: a tensor, rounded so that a sum with multiples of the frame's step is exact.
+def start_of(tensor: Tensor, update: Tensor, step: float | None) -> Tensor:
+    """Return what an update is added to: a tensor, rounded so that its sum with multiples of the step is exact.
 
-    So frames of one step may be added before or after: `flwr_co3._merging`. Half precision is too coarse for that.
+    So updates of one step may be added before or after: `flwr_co3._merging`. Half precision is too coarse for that.
     """
-    if name not in reader.scales or tensor.dtype.itemsize < 4:
+    if step is None or tensor.dtype.itemsize < 4 or not update.any():
         return tensor
-    unit = math.frexp(reader.step(name))[1] - _BELOW_STEP
+    unit = math.frexp(step)[1] - _BELOW_STEP
+    peak = math.frexp(float(np.max(np.abs(tensor), initial=0)))[1]
+    if peak - unit > np.finfo(tensor.dtype).nmant:  # sums with weights so large are rounded at least as much
+        return tensor
     return np.asarray(np.ldexp(np.rint(np.ldexp(tensor, -unit)), unit), tensor.dtype)

@@ -143,6 +143,8 @@ class Codec:
         How to encode. Decoding needs none: a frame describes itself.
     seed : int or sequence of int, optional
         Seed of stochastic rounding and of schemes that draw, none below 0; by default every codec draws differently.
+    steady : Steady, optional
+        For a budget: the common scale of the updates before, so that steps are alike and updates add up exactly.
 
     Examples
     --------

@@ -506,19 +506,10 @@ class FrameReader:
         """Names of the tensors that did not travel without loss and have entries, as they are coded."""
         return self._header.lossy
 
-    @property
-    def format(self) -> FloatFormat:
-        """The number format of the levels."""
-        return self._header.format
-
-    def step(self, name: str) -> float:
-        """The distance of which the levels of a tensor in CO3's own code are multiples, in units of the update."""
-        return float(self._header.format.magnitudes[1]) / self._scales[name]
-
-    @property
-    def scales(self) -> Mapping[str, float]:
-        """What each tensor in CO3's own code was multiplied by, by name."""
-        return self._scales
+    def step(self, name: str) -> float | None:
+        """What a tensor's levels are multiples of, in units of the update; None in other code than CO3's."""
+        scale = self._scales.get(name)
+        return None if scale is None else float(self._header.format.magnitudes[1]) / scale
 
     @property
     def _exact_bytes(self) -> int:

@@ -225,12 +225,13 @@ def largest_within(
     encode : callable
         Encodes at a scale for each tensor.
     steady : Steady, optional
-        The common scale of the update before, which becomes this one's.
+        The common scale of the update before, which is tried first and becomes this one's.
 
     Returns
     -------
     what `encode` returns, or None
-        The frame of least squared error of at most three that were tried and fit; None if none of them fits.
+        The frame of least squared error of at most three that were tried and fit, or that of the steady scale; None if
+        none of them fits.
 
     Notes
     -----
@@ -303,8 +304,8 @@ class Steady:
         return self.wanted and self.scale > 0
 
     def rounded(self, scale: float) -> float:
-        """Round a scale down to one whose step has few bits."""
-        if not 0 < scale < math.inf:
+        """Round a scale down to one whose step has few bits; not where float64 ends."""
+        if not 1 / _LARGEST < scale < _LARGEST:
             return scale
         significand, exponent = math.frexp(1 / scale)
         return 1 / math.ldexp(math.ceil(math.ldexp(significand, self.BITS)), exponent - self.BITS)

@@ -3,14 +3,19 @@
 It wants numpy < 2 and a C++ compiler, so it lives in a Python of its own. Its step is one of four in each octave.
 """
 
+import importlib
 import math
 import struct
 import tempfile
+from typing import Any
 
-import nncodec.tensor
 import numpy as np
 
 from benchmarks.rivals import Values
+from benchmarks.torchvision import import_torchvision
+
+import_torchvision()  # nncodec imports it, and can't beside a build of PyTorch for the CPU
+_TENSOR: Any = importlib.import_module("nncodec.tensor")
 
 _WIDTH = 1024
 
@@ -27,12 +32,12 @@ class Scalar:
         """Encode with the parameter whose step comes nearest."""
         matrix = np.resize(x, (-(-x.size // _WIDTH), _WIDTH))  # what has one dimension would be coded next to exactly
         options = {"qp": _parameter(step), "use_dq": self.trellis, "results": self._folder.name}
-        return struct.pack("<q", x.size) + bytes(nncodec.tensor.encode(matrix, options))
+        return struct.pack("<q", x.size) + bytes(_TENSOR.encode(matrix, options))
 
     def decode(self, coded: bytes) -> Values:
         """Decode."""
         (entries,) = struct.unpack_from("<q", coded)
-        matrix = nncodec.tensor.decode(bytearray(memoryview(coded)[8:]))
+        matrix = _TENSOR.decode(bytearray(memoryview(coded)[8:]))
         return np.asarray(matrix, np.float32).reshape(-1)[:entries]
 
 

@@ -124,7 +124,7 @@ def test_a_step_stays_while_it_fits_and_has_few_bits() -> None:
     held, _ = versions(LOW, 0)
     steps = [reader_of(frame, held[0]).step("w") for frame in frames]
     assert len(set(steps[10:])) <= 3
-    for each in set(steps):
+    for each in filter(None, set(steps)):
         significand = np.frexp(each)[0] * 2**Steady.BITS
         assert round(significand) == pytest.approx(significand, abs=1e-9)
     sizes = np.array([len(frame) for frame in frames[10:]]) / RateLimit(bits_per_parameter=0.5).bytes_for(3301)
@@ -135,6 +135,38 @@ def test_the_step_of_a_budget_that_all_fits_into_is_each_tensors_own() -> None:
     steady = Steady(wanted=True)
     versions(CO3Config(rate=RateLimit(bits_per_parameter=30)), 3, steady=steady)
     assert steady.scale == 0
+
+
+def test_updates_that_add_up_to_nothing_stay_by_themselves() -> None:
+    codec, rng = Codec(CO3Config(format="fp4", scale=4.0)), np.random.default_rng(0)
+    held: list[Tensors] = [{"w": rng.normal(size=500).astype("f4"), "v": rng.normal(size=500).astype("f4")}]
+    frames = []
+    for sign in (1, -1):
+        new = {"w": held[-1]["w"] + np.float32(sign), "v": held[-1]["v"] + np.float32(1)}
+        frames.append(step(codec, held[-1], new))
+        held.append(advanced(held[-1], frames[-1]))
+        assert adds_exactly(frames[-1], *held[-2:])
+    assert_equal(brought(held[0], in_fewer(LOW, frames, held[-1])), held[-1])
+    assert not np.array_equal(held[-1]["w"], held[0]["w"]), "it was rounded"
+
+
+@pytest.mark.parametrize("factor", [1e-40, 1e-20, 1e20, 1e35])
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_models_and_updates_of_any_size_come_to_what_they_are(factor: float, dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    old: Tensors = {"w": rng.normal(size=(40, 30)).astype(dtype)}
+    largest = 0.5 * float(np.finfo(dtype).max)
+    wanted = np.clip(old["w"] + factor * rng.laplace(size=(40, 30)), -largest, largest)
+    new: Tensors = {"w": wanted.astype(dtype)}
+    made = advanced(old, step(Codec(LOW, steady=Steady(wanted=True)), old, new))
+    moved = np.abs(new["w"].astype(float) - old["w"]).max()
+    assert np.abs(made["w"].astype(float) - new["w"]).max() <= 1.01 * moved
+
+
+@pytest.mark.parametrize("scale", [1e-310, 1e-300, 1e-9, 1.0, 1e300, 1e308, float("inf")])
+def test_any_scale_has_a_step_of_few_bits_or_stays(scale: float) -> None:
+    rounded = Steady().rounded(scale)
+    assert rounded == scale or 0.85 * scale <= rounded <= scale * (1 + 1e-12)
 
 
 # On the server

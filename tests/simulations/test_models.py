@@ -3,7 +3,7 @@ import importlib
 import pytest
 import torch
 
-from benchmarks.updates import import_torchvision
+from benchmarks.torchvision import import_torchvision
 from simulations.models import make_model
 from simulations.tasks import Shape
 
