@@ -2,22 +2,26 @@
 
 import itertools
 import re
+import textwrap
 from collections.abc import Callable
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from simulations.fits import LayerFit
 from simulations.report.labels import End, label_above, label_right
-from simulations.report.style import GRID, RC, SERIES, Series, series_of
+from simulations.report.panels import panels_of
+from simulations.report.style import GRID, RC, SERIES, Series
 from simulations.results import Comparison, Run
 from simulations.units import as_bytes
 
 _SIZE = (5.4, 4.4)  # inches; small, so that the text is still legible when a phone shrinks it
+_WIDE, _HIGH, _LEGEND_LETTERS = 7.6, 3.2, 34  # where panels with legends share a figure: inches, and letters of a line
 _MODEL_LOOKS = {"GenNorm": (SERIES[1], "-"), "Laplace": (SERIES[2], "--"), "normal": (SERIES[3], ":")}
 
 _DEVIATIONS = (-6, -3, 0, 3, 6)
@@ -96,21 +100,34 @@ def _accuracies(
     prepare: Callable[[Axes], None],
     put_labels: Callable[[Figure, Axes, list[End]], None],
 ) -> Figure:
+    panels = panels_of(comparison)
+    few = not panels[0].title
     with rc_context(RC):
-        figure = Figure(figsize=_SIZE)
-        axes = figure.subplots()
-        prepare(axes)
-        ends = []
-        for name, series in series_of(list(comparison.labels)).items():
-            runs = comparison.runs_of(name)
-            if runs:
-                x, y = _curve(axes, runs, positions, series)
-                ends.append(End(x, y, comparison.labels[name], series.light))
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axes.set_ylim(*_accuracy_limits(comparison))
-        axes.set_ylabel("accuracy on the test data")
-        put_labels(figure, axes, ends)
+        figure = Figure(figsize=_SIZE if few else (_WIDE, _HIGH * len(panels)))
+        rows = figure.subplots(len(panels), sharex=True, sharey=True, squeeze=False)[:, 0]
+        for panel, axes in zip(panels, rows, strict=True):
+            prepare(axes)
+            axes.label_outer()
+            ends = [
+                End(*_curve(axes, comparison.runs_of(name), positions, look), comparison.labels[name], look.light)
+                for name, look in panel.looks.items()
+            ]
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            axes.set_ylabel("accuracy on the test data")
+            axes.set_title(panel.title)
+            if not few:
+                _put_legend(axes, [end.label for end in ends], list(panel.looks.values()))
+        rows[0].set_ylim(*_accuracy_limits(comparison))
+        if few:
+            put_labels(figure, rows[0], ends)
     return figure
+
+
+def _put_legend(axes: Axes, labels: list[str], looks: list[Series]) -> None:
+    """Say right of the axes what is drawn."""
+    lines = [Line2D([], [], color=look.light, linestyle=look.line, marker=look.marker) for look in looks]
+    wrapped = [textwrap.fill(label, _LEGEND_LETTERS) for label in labels]
+    axes.legend(lines, wrapped, frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
 
 
 def _curve(axes: Axes, runs: list[Run], positions: Callable[[Run], list[float]], series: Series) -> tuple[float, float]:

@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 
 from simulations.fits import LayerFit
 from simulations.report.figures import accuracy_by_bytes, accuracy_by_round, accuracy_by_time, layer_fit
-from simulations.report.style import SERIES, save_figure, series_of
+from simulations.report.panels import looks_of
+from simulations.report.style import SERIES, save_figure
 from simulations.results import Comparison, Summary, problems
 from simulations.schemes import PLAIN
 from simulations.standings import standings
@@ -44,7 +45,7 @@ def write_report(comparison: Comparison, folder: Path) -> Path:
         caption=caption(comparison),
         problems=problems(comparison),
         palette=SERIES,
-        colours={name: number % len(SERIES) for number, name in enumerate(series_of(list(comparison.labels)))},
+        colours={name: SERIES.index(look) for name, look in looks_of(comparison).items()},
         by_bytes=drawn(accuracy_by_bytes(comparison), "accuracy-by-bytes"),
         by_round=drawn(accuracy_by_round(comparison), "accuracy-by-round"),
         standing=standings(comparison),

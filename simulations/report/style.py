@@ -3,7 +3,7 @@
 import io
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import matplotlib
 from matplotlib import rc_context
@@ -18,7 +18,7 @@ class Series(NamedTuple):
     light: str
     dark: str
     marker: str
-    line: str
+    line: Literal["-", "--"]
 
 
 # Okabe and Ito's colour-blind-safe set, darkened for white paper until text in them is legible (4.5 : 1 and
@@ -61,11 +61,6 @@ RC: Any = {
     "axes.facecolor": "none",
     "legend.labelcolor": MUTED,
 }
-
-
-def series_of(names: list[str]) -> dict[str, Series]:
-    """Give every scheme its look; beyond eight they repeat."""
-    return {name: SERIES[number % len(SERIES)] for number, name in enumerate(names)}
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> str:

@@ -9,9 +9,12 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from simulations.report import write_report
+from simulations.report.figures import accuracy_by_round
 from simulations.report.labels import End, label_above
 from simulations.report.page import headline
+from simulations.report.panels import panels_of
 from simulations.results import Comparison, Run
+from simulations.schemes import PLAIN
 from simulations.tables import terminal_table
 
 NO_END = {"meta", "br", "img", "link", "hr", "input"}
@@ -155,10 +158,43 @@ def test_no_number_is_cut_in_a_narrow_terminal(comparison: Comparison) -> None:
     assert "…" not in console.export_text()
 
 
-@pytest.mark.parametrize("schemes", [1, 9])
+@pytest.mark.parametrize("schemes", [1, 9, 30])
 def test_any_number_of_schemes_can_be_drawn(comparison: Comparison, schemes: int, tmp_path: Path) -> None:
     rounds = comparison.runs[0].rounds
     comparison.labels = {f"co3-{number}": f"CO3 number {number}" for number in range(schemes)}
     comparison.runs = [Run(name, 0, rounds) for name in comparison.labels]
 
     assert written(comparison, tmp_path)[1].tags.count("svg") == 4
+
+
+def test_schemes_beyond_eight_are_drawn_in_a_panel_for_each_budget(comparison: Comparison) -> None:
+    rounds = comparison.runs[0].rounds
+    names = [
+        PLAIN,
+        *(f"co3:step_ahead=0.{n},bits_per_parameter={bits}" for bits in (0.1, 0.5) for n in range(8)),
+        "sign",
+    ]
+    comparison.labels = {name: name for name in names}
+    comparison.runs = [Run(name, 0, rounds) for name in names]
+    panels = panels_of(comparison)
+    assert [panel.title for panel in panels] == [
+        *["At most 0.1 bit a parameter"] * 2,
+        *["At most 0.5 bit a parameter"] * 2,
+        "No budget in bits",
+    ]
+    assert sorted({name for panel in panels for name in panel.looks}) == sorted(names)
+    for panel in panels:
+        assert next(iter(panel.looks)) == PLAIN
+        assert len(set(panel.looks.values())) == len(panel.looks)
+    comparison.runs = comparison.runs[1:]
+    assert all(PLAIN not in panel.looks for panel in panels_of(comparison)), "what has no runs is not drawn"
+
+
+def test_a_label_too_long_for_a_curves_end_stands_in_a_legend(comparison: Comparison) -> None:
+    name = next(iter(comparison.labels))
+    assert not panels_of(comparison)[0].title
+    comparison.labels[name] = "a scheme with many settings, each of which has its name and its value"
+    (panel, *_) = panels_of(comparison)
+    assert panel.title
+    width = accuracy_by_round(comparison).axes[0].get_position().width
+    assert width > 0.4, "the curves have room"
