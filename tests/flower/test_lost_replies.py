@@ -52,25 +52,27 @@ def schedules(draw: st.DrawFn, nodes: int, server: tuple[str, ...] = SERVER) -> 
 SCHEDULES = given(
     config=st.sampled_from(CONFIGS),
     steady=st.booleans(),
-    downlink=st.sampled_from([None, CO3Config(scale=2.0)]),
+    downlink=st.sampled_from([None, CO3Config(scale=2.0), CO3Config(rate=RateLimit(bytes_per_round=70))]),
     schedule=schedules(nodes=2),
 )
 
 
-@settings(max_examples=700, deadline=None)
+@pytest.mark.parametrize("part", range(5))  # so that several processes share them
+@settings(max_examples=140, deadline=None)
 @SCHEDULES
 def test_no_update_is_lost_or_counted_twice_with_memory_in_flowers_state(
-    config: CO3Config, steady: bool, downlink: CO3Config | None, schedule: list[Round]
+    part: int, config: CO3Config, steady: bool, downlink: CO3Config | None, schedule: list[Round]
 ) -> None:
     world = World(config, 2, None, steady, downlink)
     world.play(schedule)
     world.calm_down()
 
 
-@settings(max_examples=300, deadline=None)
+@pytest.mark.parametrize("part", range(3))
+@settings(max_examples=100, deadline=None)
 @SCHEDULES
 def test_no_update_is_lost_or_counted_twice_with_memory_on_disk(
-    config: CO3Config, steady: bool, downlink: CO3Config | None, schedule: list[Round]
+    part: int, config: CO3Config, steady: bool, downlink: CO3Config | None, schedule: list[Round]
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         world = World(config, 2, Path(folder), steady, downlink)
