@@ -710,7 +710,7 @@ def _open(frame: bytes) -> tuple[int, Reader]:
         raise FrameError(
             f"The frame has version {frame[3]}, and this flwr-co3 reads versions 1 to {VERSION}: update the older side."
         )
-    if zlib.crc32(frame[:-4]) != int.from_bytes(frame[-4:], "little"):
+    if zlib.crc32(memoryview(frame)[:-4]) != int.from_bytes(frame[-4:], "little"):
         raise FrameError("The frame is damaged: its checksum does not match its bytes.")
     flags = frame[4]
     if flags & ~_FLAGS[frame[3] - 1]:

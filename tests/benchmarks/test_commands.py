@@ -13,6 +13,7 @@ from benchmarks import (
     codec,
     flower,
     goals,
+    loops,
     memory,
     peers,
     quantisers,
@@ -25,6 +26,7 @@ from benchmarks import (
     tensors,
 )
 from benchmarks.output import Form, Row
+from flwr_co3 import kernels
 
 SMALL = 5_000
 
@@ -92,6 +94,20 @@ def test_peers_that_are_missing_are_named(capsys: pytest.CaptureFixture[str]) ->
     assert (ours["codec"], theirs["codec"]) == ("flwr-co3", "uniform + zstd -1")
     assert theirs["nMSE"] == pytest.approx(ours["nMSE"], rel=0.05)
     assert "pip install nncodec" in table["note"] or len(table["rows"]) == 3
+
+
+@pytest.mark.skipif(kernels.engine() != "c", reason="there are no compiled loops")
+def test_loops(capsys: pytest.CaptureFixture[str]) -> None:
+    before = kernels.compiled()
+    loops.main(SMALL, "fp4", 2, Form.JSON)
+
+    assert kernels.compiled() is before
+    found = rows(capsys)
+    assert {"convert", "rans_encode"} <= {row["loop"] for row in found}
+    *parts, whole = found
+    assert whole["loop"] == "all" and whole["share %"] == 100
+    for row in parts:
+        assert isinstance(row["share %"], float) and row["share %"] < 100
 
 
 def test_startup(capsys: pytest.CaptureFixture[str]) -> None:
