@@ -76,13 +76,13 @@ class MagnitudeCounts:
         return self._sums_below[:, -1]
 
     def below(self, magnitudes: Floats) -> Floats:
-        """Values below each magnitude, shape (groups, any) of both; linear within a bin."""
+        """Values below each magnitude, shape (groups, any) of both; within a bin the density is linear."""
         left, right, share, _ = self._locate(magnitudes)
         before = _at(self._below, left)
         return before + share * (_at(self._below, right) - before)
 
     def sums_below(self, magnitudes: Floats) -> Floats:
-        """Sum of the values below each magnitude, shapes as for `below`; as if each bin were filled evenly."""
+        """Sum of the values below each magnitude, shapes as for `below`; each part of a bin filled evenly."""
         left, right, share, low = self._locate(magnitudes)
         inside = share * (_at(self._below, right) - _at(self._below, left))
         with np.errstate(over="ignore", invalid="ignore"):
@@ -94,7 +94,21 @@ class MagnitudeCounts:
         low, high = _ends(index)
         last = self._table.shape[1] - 1
         left, right = (np.clip(column, 0, last) for column in (index - self._first, index - self._first + 1))
-        return left, right, (magnitudes - low) / (high - low), low
+        share = (magnitudes - low) / (high - low)
+        return left, right, share + _at(self._bends, right) * share * (1 - share), low
+
+    @cached_property
+    def _bends(self) -> Floats:
+        """How much denser than on average each bin begins, relatively: half of the difference of the bins beside it.
+
+        Where memories end at a threshold, densities fall by a tenth and more within a bin.
+        """
+        low, high = _ends(self._first - 1 + np.arange(self._table.shape[1]))
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            density = self._table / (high - low)
+            beside = np.zeros_like(density)
+            beside[:, 2:-1] = 0.25 * (density[:, 1:-2] - density[:, 3:])
+            return np.clip(np.nan_to_num(beside / density, nan=0.0, posinf=0.0, neginf=0.0), -1, 1)
 
 
 def _at(table: Floats, columns: Integers) -> Floats:

@@ -107,3 +107,19 @@ def test_a_memory_keeps_what_is_lost_against_the_means() -> None:
         assert encoded.frame[3:5] in (b"\x02\x48", b"\x02\x50", b"\x02\x58")
         for name, tensor in update.items():
             np.testing.assert_array_equal(memory.state[name], tensor - encoded.sent[name])
+
+
+def test_counts_between_the_ends_of_bins_follow_a_density_that_falls() -> None:
+    values = (1 + np.random.default_rng(0).exponential(0.2, 400_000)).astype(np.float32)
+    counts = counts_of(values)
+    inside = 1 + (np.arange(1, 13)[:, None] + np.linspace(0.2, 0.8, 4)).reshape(1, -1) / 16  # sixteen bins an octave
+    above = counts.entries[:, None] - counts.below(inside)
+    truth = np.sum(values[:, None] > inside, axis=0)
+    np.testing.assert_allclose(above[0], truth, rtol=0.004)  # if bins were filled evenly, 0.012
+    assert np.all(np.diff(counts.below(np.sort(np.append(inside, inside + 1e-4)).reshape(1, -1))) >= 0)
+
+
+def test_counts_at_the_ends_of_bins_are_what_was_counted() -> None:
+    values = np.abs(np.random.default_rng(0).laplace(size=10_000)).astype(np.float32)
+    ends = (1 + np.arange(16) / 16).reshape(1, -1)
+    np.testing.assert_array_equal(counts_of(values).below(ends)[0], np.sum(values[:, None] < ends, axis=0))
