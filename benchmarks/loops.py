@@ -93,7 +93,7 @@ def loops_of(entries: int, config: CO3Config, runs: int) -> dict[str, list[Row]]
 def _rows(call: Callable[[], object], runs: int, copy: float) -> list[Row]:
     whole: list[float] = []
     seconds: dict[str, list[float]] = {}
-    counts: Counter[str] = Counter()
+    calls: dict[str, list[int]] = {}
     for _ in range(runs):
         with watched() as timed:
             start = time.perf_counter()
@@ -101,11 +101,11 @@ def _rows(call: Callable[[], object], runs: int, copy: float) -> list[Row]:
             whole.append(time.perf_counter() - start)
         for name, taken in timed.seconds.items():
             seconds.setdefault(name, []).append(taken)
-        counts = timed.calls
+            calls.setdefault(name, []).append(timed.calls[name])
     medians = {name: statistics.median(taken) for name, taken in seconds.items()}
     total = statistics.median(whole)
     rows = [
-        _row(name, counts[name], taken, total, copy)
+        _row(name, statistics.median_high(calls[name]), taken, total, copy)
         for name, taken in sorted(medians.items(), key=lambda pair: -pair[1])
         if taken > 0.005 * total
     ]
