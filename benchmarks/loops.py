@@ -52,13 +52,10 @@ def watched() -> Iterator[_Timed]:
     RuntimeError
         If they are not there.
     """
-    kernels.use("c")
-    timed = _Timed(kernels.compiled())
-    before, kernels._compiled = kernels._compiled, timed  # type: ignore[assignment]  # it has what the module has
-    try:
+    with kernels.using("c"):
+        timed = _Timed(kernels.compiled())
+        kernels._compiled = timed  # type: ignore[assignment]  # it has what the module has
         yield timed
-    finally:
-        kernels._compiled = before
 
 
 def main(

@@ -246,6 +246,7 @@ class Downlink:
             room -= len(self._frames[number])
             if room < 0:
                 del self._frames[number], self._names[number]
+        self._exact &= self._frames.keys()
 
 
 def downlink_of(

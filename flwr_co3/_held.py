@@ -64,9 +64,7 @@ def _brought(frames: list[bytes], base: Version, target: Version, version: Versi
     """Apply those frames that lead on from the version held: the first ones may have come with an earlier message."""
     one_each = target.number - base.number == len(frames)  # a frame for several versions starts from its base alone
     known = 0 if version is None else version.number - base.number
-    if version == base:
-        known = 0
-    elif not (one_each and 0 < known <= len(frames)):
+    if version != base and not (one_each and 0 < known <= len(frames)):
         if not base.is_nothing:
             held = "none of this run" if version is None else f"version {version.number}"
             raise ValueError(f"It holds {held}, and they start from version {base.number}.")

@@ -181,11 +181,7 @@ def _next(tensor: Tensor, reader: FrameReader, name: str) -> Tensor:
     if name in reader.exact:
         return value
     start = start_of(tensor, value, reader.step(name))
-    return np.asarray(np.add(start, value, dtype=_common(tensor, value)), tensor.dtype)
-
-
-def _common(*tensors: Tensor) -> "np.dtype[Any]":
-    return np.result_type(*(tensor.dtype for tensor in tensors))
+    return np.asarray(np.add(start, value, dtype=np.result_type(tensor.dtype, value.dtype)), tensor.dtype)
 
 
 def start_of(tensor: Tensor, update: Tensor, step: float | None) -> Tensor:
@@ -196,7 +192,12 @@ def start_of(tensor: Tensor, update: Tensor, step: float | None) -> Tensor:
     if step is None or tensor.dtype.itemsize < 4 or not update.any():
         return tensor
     unit = math.frexp(step)[1] - _BELOW_STEP
-    peak = math.frexp(float(np.max(np.abs(tensor), initial=0)))[1]
-    if peak - unit > np.finfo(tensor.dtype).nmant:  # sums with weights so large are rounded at least as much
+    peak = math.frexp(float(max(tensor.max(), -tensor.min())))[1]
+    limits = np.finfo(tensor.dtype)
+    # Sums with weights so large are rounded at least as much; and a factor must be a number that the type has.
+    if peak - unit > limits.nmant or unit < limits.minexp:
         return tensor
-    return np.asarray(np.ldexp(np.rint(np.ldexp(tensor, -unit)), unit), tensor.dtype)
+    rounded: Tensor = np.asarray(tensor * tensor.dtype.type(2.0**-unit))  # numpy makes scalars of 0-d arrays
+    np.rint(rounded, out=rounded)
+    rounded *= tensor.dtype.type(2.0**unit)
+    return rounded

@@ -99,7 +99,7 @@ class MagnitudeCounts:
 
     @cached_property
     def _bends(self) -> Floats:
-        """How much denser than on average each bin begins, relatively: half of the difference of the bins beside it.
+        """How much denser than on average each bin begins, relatively: a fourth of how much the bins beside it differ.
 
         Where memories end at a threshold, densities fall by a tenth and more within a bin.
         """
