@@ -35,16 +35,17 @@ static int wide;     /* whether AVX2 is there and wanted */
 typedef float v8f __attribute__((vector_size(32)));
 typedef int32_t v8i __attribute__((vector_size(32)));
 typedef double v4d __attribute__((vector_size(32)));
-typedef float v4f __attribute__((vector_size(16)));
+typedef double v8d __attribute__((vector_size(64)));
 
 INLINE v8f load8(const float *p) { v8f v; memcpy(&v, p, 32); return v; }
 INLINE v8i load8i(const int32_t *p) { v8i v; memcpy(&v, p, 32); return v; }
 INLINE void store8(float *p, v8f v) { memcpy(p, &v, 32); }
 INLINE void store8i(int32_t *p, v8i v) { memcpy(p, &v, 32); }
-INLINE v4d low4(v8f v) { v4f half; memcpy(&half, &v, 16); return __builtin_convertvector(half, v4d); }
-INLINE v4d high4(v8f v) { v4f half; memcpy(&half, (const char *)&v + 16, 16); return __builtin_convertvector(half, v4d); }
-INLINE v8i max8(v8i a, v8i b) { v8i m = a > b; return (a & m) | (b & ~m); }
-INLINE v8i min8(v8i a, v8i b) { v8i m = a < b; return (a & m) | (b & ~m); }
+/* All 8 at once, and kept as two halves: GCC takes 4 floats to doubles in pieces, and has 8 doubles in memory. */
+INLINE void widen8(v8f v, v4d out[2]) { v8d eight = __builtin_convertvector(v, v8d); memcpy(out, &eight, 64); }
+/* One by one: GCC knows the instruction in that form alone. */
+INLINE v8i max8(v8i a, v8i b) { for (int k = 0; k < 8; k++) a[k] = a[k] > b[k] ? a[k] : b[k]; return a; }
+INLINE v8i min8(v8i a, v8i b) { for (int k = 0; k < 8; k++) a[k] = a[k] < b[k] ? a[k] : b[k]; return a; }
 INLINE uint16_t load16(const uint8_t *p) { uint16_t v; memcpy(&v, p, 2); return v; }
 INLINE uint32_t load32(const uint8_t *p) { uint32_t v; memcpy(&v, p, 4); return v; }
 
@@ -152,11 +153,12 @@ INLINE Moments moments_body(Source s, Segment run, uint32_t *bins) {
                 v8i bits = (v8i)compensated8(s, run.start + i + 8 * h) & 0x7fffffff;
                 peak = max8(peak, bits);
                 zeros -= bits == 0;
-                v4d a = low4((v8f)bits), b = high4((v8f)bits);
-                sum[2 * h] += a;
-                sum[2 * h + 1] += b;
-                square[2 * h] += a * a;
-                square[2 * h + 1] += b * b;
+                v4d half[2];
+                widen8((v8f)bits, half);
+                for (int k = 0; k < 2; k++) {
+                    sum[2 * h + k] += half[k];
+                    square[2 * h + k] += half[k] * half[k];
+                }
                 if (bins) store8i(block + (i - first) + 8 * h, bits);
             }
         }
