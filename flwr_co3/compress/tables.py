@@ -157,7 +157,7 @@ def _fold(counts: Counts) -> Counts:
 
 
 def _unfold(values: list[int], size: int, precision: int) -> Frequencies:
-    """Frequencies of the symbols from those of the magnitudes; tables are short, and lists take half of numpy's time."""
+    """Frequencies of the symbols from the magnitudes'. Tables are short: lists take less time than arrays."""
     shift = PRECISION - precision
     pairs = [value << shift >> 1 for value in values[size % 2 :]]
     return np.array([*pairs[::-1], *(value << shift for value in values[: size % 2]), *pairs])
