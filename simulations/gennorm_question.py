@@ -157,13 +157,19 @@ def _fit_table(frame: pd.DataFrame) -> Table:
     fitted = frame[frame.model != COUNTED]
     likeliest = fitted.loc[fitted.groupby(_PLACE).log_likelihood.idxmax()].model.value_counts()
     nearest = fitted.loc[fitted.groupby(_PLACE).w2.idxmin()].model.value_counts()
-    means = fitted.groupby("model")[["log_likelihood", "w2"]].mean()
+    # The distance to a distribution of infinite variance is anything: one of them would be the whole mean.
+    typical = fitted.groupby("model").agg({"log_likelihood": "mean", "w2": "median"})
     count = fitted.groupby(_PLACE).ngroups
     table = _new_table(
-        f"How well they fit: {count} tensors", "distribution", "log-likelihood, bits", "likeliest", "W2", "nearest"
+        f"How well they fit: {count} tensors",
+        "distribution",
+        "log-likelihood, bits",
+        "likeliest",
+        "median W2",
+        "nearest",
     )
     for name in CANDIDATES:
-        row = means.loc[name]
+        row = typical.loc[name]
         table.add_row(
             name, f"{row.log_likelihood:.3f}", str(likeliest.get(name, 0)), f"{row.w2:.3f}", str(nearest.get(name, 0))
         )
@@ -172,17 +178,16 @@ def _fit_table(frame: pd.DataFrame) -> Table:
 
 def _bit_table(frame: pd.DataFrame) -> Table:
     kinds = list(dict.fromkeys(frame.kind))
-    means = frame.groupby(["model", "kind"])[["rans", "huffman", "entropy"]].mean()
+    bits = frame[["rans", "huffman", "entropy"]].mul(frame.entries, axis=0)
+    sums = bits.groupby([frame.model, frame.kind]).sum()
     columns = [f"{coder}, {kind}" for kind in kinds for coder in ("rANS", "Huffman")]
-    table = _new_table("Bits above the entropy, in % of it", "table", *columns)
+    table = _new_table("Bits of all values together, in % above their entropy", "table", *columns)
     for name in (*CANDIDATES, COUNTED):
-        cells = []
-        for kind in kinds:
-            row = means.loc[name, kind]
-            cells += [f"{row[coder] / row.entropy - 1:.1%}" for coder in ("rans", "huffman")]
-        table.add_row(name, *cells)
-    entropies = (f"{means.loc[COUNTED, kind].entropy:.3f}" for kind in kinds)
-    table.add_row("entropy, bits", *(cell for entropy in entropies for cell in (entropy, "")))
+        rows = [sums.loc[name, kind] for kind in kinds]
+        table.add_row(name, *(f"{row[coder] / row.entropy - 1:.1%}" for row in rows for coder in ("rans", "huffman")))
+    entries = frame[frame.model == COUNTED].groupby("kind").entries.sum()
+    entropies = (f"{sums.loc[COUNTED, kind].entropy / entries[kind]:.3f}" for kind in kinds)
+    table.add_row("entropy, bits a value", *(cell for entropy in entropies for cell in (entropy, "")))
     return table
 
 
