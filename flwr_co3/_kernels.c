@@ -130,7 +130,7 @@ INLINE int check_segments(const Segment *segments, Py_ssize_t count, const Buffe
 
 /* -- moments ------------------------------------------------------------------------------------------------------ */
 
-enum { BIN_SHIFT = 19, BINS = 1 << 12, BLOCK = 512 };
+enum { BIN_SHIFT = 19, BINS = 1 << 12, BLOCK = 512, WIDE = 32 };
 
 typedef struct {
     double sum, square;
@@ -255,17 +255,16 @@ typedef struct {
 } Format;
 
 /* values[|index|] with the sign of the index. */
-INLINE void look_up(const int32_t *index, const float *values, float *out) {
-    for (int i = 0; i < BLOCK; i++) {
+INLINE void look_up(const int32_t *index, const float *values, int64_t n, float *out) {
+    for (int64_t i = 0; i < n; i++) {
         float value = values[index[i] < 0 ? -index[i] : index[i]];
         out[i] = index[i] < 0 ? -value : value;
     }
 }
 
-/* Adds how often each symbol occurs in a full block. */
-static void count_plain(const uint8_t *symbols, int levels, uint32_t histogram[4][256]) {
-    (void)levels;
-    for (int i = 0; i < BLOCK; i += 8) {
+/* Adds how often each of n symbols occurs, a multiple of 8. */
+static void count_plain(const uint8_t *symbols, int64_t n, uint32_t histogram[4][256]) {
+    for (int64_t i = 0; i < n; i += 8) {
         uint64_t eight;
         memcpy(&eight, symbols + i, 8);
         for (int k = 0; k < 8; k++) histogram[k & 3][eight >> (8 * k) & 255]++;
@@ -273,18 +272,19 @@ static void count_plain(const uint8_t *symbols, int levels, uint32_t histogram[4
 }
 
 #ifdef HAVE_AVX2
-/* A small alphabet is counted by comparing all symbols with each of it. */
-AVX2 static void count_avx2(const uint8_t *symbols, int levels, uint32_t histogram[4][256]) {
+/* The same; n is a multiple of WIDE and at most BLOCK. A small alphabet is counted by comparing all symbols with
+ * each of it. */
+AVX2 static void count_avx2(const uint8_t *symbols, int64_t n, int levels, uint32_t histogram[4][256]) {
     if (levels > 16) {
-        count_plain(symbols, levels, histogram);
+        count_plain(symbols, n, histogram);
         return;
     }
     const __m256i *block = (const __m256i *)symbols;
-    uint32_t rest = BLOCK;
+    uint32_t rest = (uint32_t)n;
     for (int level = 1; level < levels; level++) {
         const __m256i wanted = _mm256_set1_epi8((char)level);
         __m256i found = _mm256_setzero_si256();
-        for (int i = 0; i < BLOCK / 32; i++)
+        for (int64_t i = 0; i < n / WIDE; i++)
             found = _mm256_sub_epi8(found, _mm256_cmpeq_epi8(_mm256_loadu_si256(block + i), wanted));
         __m256i four = _mm256_sad_epu8(found, _mm256_setzero_si256());
         __m128i two = _mm_add_epi64(_mm256_castsi256_si128(four), _mm256_extracti128_si256(four, 1));
@@ -296,18 +296,26 @@ AVX2 static void count_avx2(const uint8_t *symbols, int levels, uint32_t histogr
 }
 #endif
 
-/* Signed level indices of a full block of scaled values; see FloatFormat._round. With edges, what is below its level's
- * edge goes to the level below. */
-INLINE void round_block(const float *v, float factor, Format f, const float *edges, const int32_t *nudge,
+/* Of a normal number's exponent: each block asks for two, and a call into the C library takes as long as 20 entries. */
+INLINE float power_of_2(int32_t exponent) {
+    const int32_t bits = (exponent + 127) << 23;
+    float power;
+    memcpy(&power, &bits, 4);
+    return power;
+}
+
+/* Signed level indices of n values, a multiple of 8, times the factor; see FloatFormat._round. With edges, what is below
+ * its level's edge goes to the level below. */
+INLINE void round_block(const float *v, int64_t n, float factor, Format f, const float *edges, const int32_t *nudge,
                         int32_t *index) {
     const int32_t dropped = 23 - f.mantissa, below = 1 << dropped;
-    const float smallest_normal = ldexpf(1.0f, 1 - f.bias), to_index = ldexpf(1.0f, f.mantissa - 1 + f.bias);
+    const float smallest_normal = power_of_2(1 - f.bias), to_index = power_of_2(f.mantissa - 1 + f.bias);
     const float to_share = 1.0f / (float)below;
     int32_t smallest_bits;
     memcpy(&smallest_bits, &smallest_normal, 4);
     const int32_t offset = (128 - f.bias) * (1 << f.mantissa);
     const v8i zero = {0}, smallest = zero + smallest_bits, largest = zero + f.zero;
-    for (int i = 0; i < BLOCK; i += 8) {
+    for (int64_t i = 0; i < n; i += 8) {
         v8i bits = (v8i)(load8(v + i) * factor), magnitude = bits & 0x7fffffff, sign = bits >> 31;
         v8i add = nudge ? load8i(nudge + i) : zero + (below >> 1);
         v8i normal = (max8(magnitude, smallest) + add) >> dropped;
@@ -345,16 +353,17 @@ __attribute__((always_inline, target("avx2,popcnt"))) static inline __m256 gathe
                           table[index[5]], table[index[6]], table[index[7]]);
 }
 
-/* A full block from `start` on, as convert_block does it, but in one go. The flags are constants where it is inlined. */
+/* n entries from `start` on, a multiple of WIDE and at most BLOCK, as convert_block does them, but in one go. The
+ * flags are constants where it is inlined. */
 __attribute__((always_inline, target("avx2,popcnt"))) static inline void
-convert_block_avx2(const Conversion *c, Format f, int64_t start, const int32_t *nudge, uint8_t *symbols, const int few,
-                   const int add_error, const int keep, const int decide) {
+convert_block_avx2(const Conversion *c, Format f, int64_t start, int64_t n, const int32_t *nudge, uint8_t *symbols,
+                   const int few, const int add_error, const int keep, const int decide) {
     const int32_t dropped = 23 - f.mantissa, half = 1 << (dropped - 1);
     const __m256 factor = _mm256_set1_ps(c->factor), decay = _mm256_set1_ps(c->source.decay);
     const __m256 unit = _mm256_set1_ps(c->unit), one_half = _mm256_set1_ps(0.5f);
-    const __m256 to_index = _mm256_set1_ps(ldexpf(1.0f, f.mantissa - 1 + f.bias));
+    const __m256 to_index = _mm256_set1_ps(power_of_2(f.mantissa - 1 + f.bias));
     const __m256 to_share = _mm256_set1_ps(0.5f / (float)half);
-    const __m256i smallest = _mm256_castps_si256(_mm256_set1_ps(ldexpf(1.0f, 1 - f.bias)));
+    const __m256i smallest = _mm256_castps_si256(_mm256_set1_ps(power_of_2(1 - f.bias)));
     const __m256i largest = _mm256_set1_epi32(f.zero), no_sign = _mm256_set1_epi32(0x7fffffff);
     const __m256i rounding = _mm256_sub_epi32(_mm256_set1_epi32(half), smallest);
     const __m256i in_order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7), zero = _mm256_set1_epi8((char)f.zero);
@@ -364,13 +373,15 @@ convert_block_avx2(const Conversion *c, Format f, int64_t start, const int32_t *
     const __m256 table = _mm256_loadu_ps(padded);
     if (decide) memcpy(padded, c->edges, (few ? f.zero + 1 : 8) * sizeof(float));
     const __m256 edges = _mm256_loadu_ps(padded);
+    const float *update = c->source.update, *error = c->source.error; /* else they are read again after each store */
+    float *kept = c->kept;
     __m256 squares = _mm256_setzero_ps();
-    for (int i = 0; i < BLOCK; i += 32) {
+    for (int64_t i = 0; i < n; i += WIDE) {
         __m256i levels[4];
         for (int k = 0; k < 4; k++) {
             const int64_t at = start + i + 8 * k;
-            __m256 v = _mm256_loadu_ps(c->source.update + at);
-            if (add_error) v = _mm256_add_ps(_mm256_mul_ps(_mm256_loadu_ps(c->source.error + at), decay), v);
+            __m256 v = _mm256_loadu_ps(update + at);
+            if (add_error) v = _mm256_add_ps(_mm256_mul_ps(_mm256_loadu_ps(error + at), decay), v);
             __m256i bits = _mm256_castps_si256(_mm256_mul_ps(v, factor)), magnitude = _mm256_and_si256(bits, no_sign);
             __m256i add = rounding;
             __m256 share = one_half;
@@ -392,7 +403,7 @@ convert_block_avx2(const Conversion *c, Format f, int64_t start, const int32_t *
             levels[k] = _mm256_sign_epi32(level, bits);
             value = _mm256_or_ps(value, _mm256_castsi256_ps(_mm256_andnot_si256(no_sign, levels[k])));
             __m256 left = _mm256_sub_ps(v, value);
-            if (keep) _mm256_storeu_ps(c->kept + at, left);
+            if (keep) _mm256_storeu_ps(kept + at, left);
             left = _mm256_mul_ps(left, unit);
             squares = _mm256_add_ps(squares, _mm256_mul_ps(left, left));
         }
@@ -403,19 +414,19 @@ convert_block_avx2(const Conversion *c, Format f, int64_t start, const int32_t *
     float lanes[8];
     _mm256_storeu_ps(lanes, squares);
     for (int k = 0; k < 8; k++) *c->square += lanes[k];
-    count_avx2(symbols, 2 * f.zero + 1, c->histogram);
+    count_avx2(symbols, n, 2 * f.zero + 1, c->histogram);
 }
 
-AVX2 static void convert_full_block(const Conversion *c, Format f, int64_t start, const int32_t *nudge,
+AVX2 static void convert_wide_block(const Conversion *c, Format f, int64_t start, int64_t n, const int32_t *nudge,
                                     uint8_t *symbols) {
     const int few = f.zero < 8, error = c->source.error != NULL, keep = c->kept != NULL;
-    if (c->edges && few) convert_block_avx2(c, f, start, NULL, symbols, 1, error, keep, 1);
-    else if (c->edges) convert_block_avx2(c, f, start, NULL, symbols, 0, error, keep, 1);
-    else if (nudge || error != keep) convert_block_avx2(c, f, start, nudge, symbols, few, error, keep, 0);
-    else if (few && keep) convert_block_avx2(c, f, start, NULL, symbols, 1, 1, 1, 0);
-    else if (few) convert_block_avx2(c, f, start, NULL, symbols, 1, 0, 0, 0);
-    else if (keep) convert_block_avx2(c, f, start, NULL, symbols, 0, 1, 1, 0);
-    else convert_block_avx2(c, f, start, NULL, symbols, 0, 0, 0, 0);
+    if (c->edges && few) convert_block_avx2(c, f, start, n, NULL, symbols, 1, error, keep, 1);
+    else if (c->edges) convert_block_avx2(c, f, start, n, NULL, symbols, 0, error, keep, 1);
+    else if (nudge || error != keep) convert_block_avx2(c, f, start, n, nudge, symbols, few, error, keep, 0);
+    else if (few && keep) convert_block_avx2(c, f, start, n, NULL, symbols, 1, 1, 1, 0);
+    else if (few) convert_block_avx2(c, f, start, n, NULL, symbols, 1, 0, 0, 0);
+    else if (keep) convert_block_avx2(c, f, start, n, NULL, symbols, 0, 1, 1, 0);
+    else convert_block_avx2(c, f, start, n, NULL, symbols, 0, 0, 0, 0);
 }
 #endif
 
@@ -424,14 +435,11 @@ INLINE void convert_block(const Conversion *c, Format f, int64_t start, int64_t 
                           uint8_t *symbols) {
     float v[BLOCK], value[BLOCK];
     int32_t index[BLOCK];
-    if (n == BLOCK) {
-        for (int i = 0; i < BLOCK; i += 8) store8(v + i, compensated8(c->source, start + i));
-    } else {
-        memset(v, 0, sizeof v);
-        for (int64_t i = 0; i < n; i++) v[i] = compensated1(c->source, start + i);
-    }
-    round_block(v, c->factor, f, c->edges, nudge, index);
-    look_up(index, c->values, value);
+    const int64_t whole = n & ~(int64_t)7, room = (n + 7) & ~(int64_t)7;
+    for (int64_t i = 0; i < whole; i += 8) store8(v + i, compensated8(c->source, start + i));
+    for (int64_t i = whole; i < room; i++) v[i] = i < n ? compensated1(c->source, start + i) : 0;
+    round_block(v, room, c->factor, f, c->edges, nudge, index);
+    look_up(index, c->values, n, value);
     for (int64_t i = 0; i < n; i++) symbols[i] = (uint8_t)(index[i] + f.zero);
     double square = 0;
     for (int64_t i = 0; i < n; i++) {
@@ -440,9 +448,8 @@ INLINE void convert_block(const Conversion *c, Format f, int64_t start, int64_t 
         square += (double)(left * c->unit) * (left * c->unit);
     }
     *c->square += square;
-    if (n == BLOCK) count_plain(symbols, 2 * f.zero + 1, c->histogram);
-    else
-        for (int64_t i = 0; i < n; i++) c->histogram[0][symbols[i]]++;
+    count_plain(symbols, whole, c->histogram);
+    for (int64_t i = whole; i < n; i++) c->histogram[0][symbols[i]]++;
 }
 
 static void convert_segment(Conversion c, Format f, Segment run, uint32_t *counts) {
@@ -450,23 +457,21 @@ static void convert_segment(Conversion c, Format f, Segment run, uint32_t *count
     uint32_t histogram[4][256] = {{0}};
     c.histogram = histogram;
     *c.square = 0;
-    for (int64_t start = run.start; start < run.stop; start += BLOCK) {
-        int64_t n = run.stop - start < BLOCK ? run.stop - start : BLOCK;
-        const int32_t *nudge = NULL;
-        if (c.nudge) {
-            nudge = c.nudge + (start - run.start);
-            if (n < BLOCK) {
-                memset(padded, 0, sizeof padded);
-                memcpy(padded, nudge, n * 4);
-                nudge = padded;
-            }
-        }
+    int64_t start = run.start, n;
 #ifdef HAVE_AVX2
-        if (wide && n == BLOCK) {
-            convert_full_block(&c, f, start, nudge, c.symbols + start);
-            continue;
-        }
+    for (; wide && run.stop - start >= WIDE; start += n) {
+        n = run.stop - start < BLOCK ? (run.stop - start) & ~(int64_t)(WIDE - 1) : BLOCK;
+        convert_wide_block(&c, f, start, n, c.nudge ? c.nudge + (start - run.start) : NULL, c.symbols + start);
+    }
 #endif
+    for (; start < run.stop; start += n) {
+        n = run.stop - start < BLOCK ? run.stop - start : BLOCK;
+        const int32_t *nudge = c.nudge ? c.nudge + (start - run.start) : NULL;
+        if (nudge && n < BLOCK) {
+            memset(padded, 0, sizeof padded);
+            memcpy(padded, nudge, n * 4);
+            nudge = padded;
+        }
         convert_block(&c, f, start, n, nudge, c.symbols + start);
     }
     for (int k = 0; k <= 2 * f.zero; k++)
