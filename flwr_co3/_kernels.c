@@ -296,7 +296,7 @@ AVX2 static void count_avx2(const uint8_t *symbols, int64_t n, int levels, uint3
 }
 #endif
 
-/* Of a normal number's exponent: each block asks for two, and a call into the C library takes as long as 20 entries. */
+/* A normal number, without a call into the C library for each block. */
 INLINE float power_of_2(int32_t exponent) {
     const int32_t bits = (exponent + 127) << 23;
     float power;
@@ -309,12 +309,9 @@ INLINE float power_of_2(int32_t exponent) {
 INLINE void round_block(const float *v, int64_t n, float factor, Format f, const float *edges, const int32_t *nudge,
                         int32_t *index) {
     const int32_t dropped = 23 - f.mantissa, below = 1 << dropped;
-    const float smallest_normal = power_of_2(1 - f.bias), to_index = power_of_2(f.mantissa - 1 + f.bias);
-    const float to_share = 1.0f / (float)below;
-    int32_t smallest_bits;
-    memcpy(&smallest_bits, &smallest_normal, 4);
-    const int32_t offset = (128 - f.bias) * (1 << f.mantissa);
-    const v8i zero = {0}, smallest = zero + smallest_bits, largest = zero + f.zero;
+    const float to_index = power_of_2(f.mantissa - 1 + f.bias), to_share = 1.0f / (float)below;
+    const int32_t smallest_normal = (128 - f.bias) << 23, offset = smallest_normal >> dropped;
+    const v8i zero = {0}, smallest = zero + smallest_normal, largest = zero + f.zero;
     for (int64_t i = 0; i < n; i += 8) {
         v8i bits = (v8i)(load8(v + i) * factor), magnitude = bits & 0x7fffffff, sign = bits >> 31;
         v8i add = nudge ? load8i(nudge + i) : zero + (below >> 1);
@@ -363,7 +360,7 @@ convert_block_avx2(const Conversion *c, Format f, int64_t start, int64_t n, cons
     const __m256 unit = _mm256_set1_ps(c->unit), one_half = _mm256_set1_ps(0.5f);
     const __m256 to_index = _mm256_set1_ps(power_of_2(f.mantissa - 1 + f.bias));
     const __m256 to_share = _mm256_set1_ps(0.5f / (float)half);
-    const __m256i smallest = _mm256_castps_si256(_mm256_set1_ps(power_of_2(1 - f.bias)));
+    const __m256i smallest = _mm256_set1_epi32((128 - f.bias) << 23);
     const __m256i largest = _mm256_set1_epi32(f.zero), no_sign = _mm256_set1_epi32(0x7fffffff);
     const __m256i rounding = _mm256_sub_epi32(_mm256_set1_epi32(half), smallest);
     const __m256i in_order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7), zero = _mm256_set1_epi8((char)f.zero);

@@ -160,7 +160,7 @@ def _unfold(values: list[int], size: int, precision: int) -> Frequencies:
     """Frequencies of the symbols from the magnitudes'. Tables are short: lists take less time than arrays."""
     shift = PRECISION - precision
     pairs = [value << shift >> 1 for value in values[size % 2 :]]
-    return np.array([*pairs[::-1], *(value << shift for value in values[: size % 2]), *pairs])
+    return np.array([*pairs[::-1], *(value << shift for value in values[: size % 2]), *pairs], np.int64)
 
 
 # -- fitted -----------------------------------------------------------------------------------------------------------
