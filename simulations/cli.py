@@ -50,6 +50,9 @@ def compare(
     batch_size: Annotated[int | None, typer.Option(help="Examples in a batch.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="The clients' optimiser: sgd or adam.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="The clients' learning rate.")] = None,
+    learning_rate_schedule: Annotated[
+        str | None, typer.Option(help="How it falls to 0 over the rounds: constant (not at all), linear or cosine.")
+    ] = None,
     momentum: Annotated[float | None, typer.Option(help="The clients' momentum, for sgd.")] = None,
     outer_products: Annotated[
         str | None,
@@ -122,6 +125,7 @@ def compare(
         "batch_size": batch_size,
         "optimizer": optimizer,
         "learning_rate": learning_rate,
+        "learning_rate_schedule": learning_rate_schedule,
         "momentum": momentum,
         "outer_products": outer_products,
         "links": links,

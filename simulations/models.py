@@ -82,7 +82,9 @@ def strided_cnn(shape: Shape) -> nn.Module:
     layers["conv1"], layers["relu1"] = nn.Conv2d(shape.channels, 24, 4, stride=2, padding=1), nn.ReLU()
     layers["conv2"], layers["relu2"] = nn.Conv2d(24, 32, 3, stride=2, padding=1), nn.ReLU()
     layers["conv3"], layers["relu3"] = nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.ReLU()
-    layers["pool"], layers["flatten"] = nn.AdaptiveAvgPool2d(4), nn.Flatten()  # does nothing to 4 x 4
+    if (shape.height, shape.width) != (32, 32):  # these are 4 x 4 by now
+        layers["pool"] = nn.AdaptiveAvgPool2d(4)
+    layers["flatten"] = nn.Flatten()
     layers["dense1"], layers["relu"] = nn.Linear(16 * 64, 64), nn.ReLU()
     layers["dense2"] = nn.Linear(64, shape.classes)
     return nn.Sequential(layers)

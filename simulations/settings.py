@@ -3,17 +3,25 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from flwr.app import ConfigRecord
 
+from flwr_co3 import schedules
 from simulations.outer_products import EXACT, parse_outer_products
 from simulations.subset import Subset
 
 _MESSAGE_KEY = "settings"
 _POSITIVE = ("local_epochs", "batch_size", "learning_rate", "rounds")
+
+# By name: makes, of the first learning rate and the number of rounds, that of each round.
+_LEARNING_RATES: dict[str, Callable[[float, int], schedules.Schedule]] = {
+    "constant": lambda first, rounds: lambda server_round: first,
+    "linear": lambda first, rounds: schedules.linear(first, 0.0, rounds + 1),
+    "cosine": lambda first, rounds: schedules.cosine(first, 0.0, rounds + 1),
+}
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,7 @@ class Settings:
     batch_size: int = 16
     optimizer: str = "sgd"  # sgd | adam
     learning_rate: float = 0.05
+    learning_rate_schedule: str = "constant"  # constant | linear | cosine: to 0 after the last round
     momentum: float = 0.9  # of the clients' SGD
     outer_products: str = EXACT  # of the clients' weight gradients: exact | topk:k=8 | weighted:k= | random:k=
     links: str = ""  # 3g | 3g+4g:spread=0.5 | lognormal:uplink=1e6 | trace:path=links.csv; empty: no simulated time
@@ -56,9 +65,18 @@ class Settings:
                 raise ValueError(f"{_written(name)} is {getattr(self, name)}, but must be 0, for all, or more.")
         if self.optimizer not in ("sgd", "adam"):
             raise ValueError(f"There is no optimizer {self.optimizer!r}. Choose one of: sgd, adam.")
+        if self.learning_rate_schedule not in _LEARNING_RATES:
+            raise ValueError(
+                f"There is no learning-rate-schedule {self.learning_rate_schedule!r}. "
+                f"Choose one of: {', '.join(_LEARNING_RATES)}."
+            )
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum is {self.momentum}, but must be at least 0 and below 1.")
         parse_outer_products(self.outer_products)
+
+    def learning_rate_in(self, server_round: int) -> float:
+        """Return the learning rate of a round, from 1, by the schedule."""
+        return _LEARNING_RATES[self.learning_rate_schedule](self.learning_rate, self.rounds)(server_round)
 
     @property
     def subset(self) -> Subset:

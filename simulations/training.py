@@ -57,7 +57,7 @@ def train(
     torch.manual_seed(int(rng.integers(2**31)))  # dropout and the like
     images, labels = _on(target, examples)
     received = [parameter.detach().clone() for parameter in model.parameters()] if proximal_mu else []
-    optimizer = _make_optimizer(model, settings)
+    optimizer = _make_optimizer(model, settings, settings.learning_rate_in(server_round))
     training_step = own_task(settings.model).training_step if is_own(settings.model) else cross_entropy
     total = torch.zeros((), device=target)
     for _ in range(settings.local_epochs):
@@ -101,10 +101,10 @@ def evaluate(model: nn.Module, examples: Examples) -> Score:
     return Score(correct / len(labels), loss / len(labels))
 
 
-def _make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+def _make_optimizer(model: nn.Module, settings: Settings, learning_rate: float) -> torch.optim.Optimizer:
     if settings.optimizer == "adam":
-        return torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
-    return torch.optim.SGD(model.parameters(), lr=settings.learning_rate, momentum=settings.momentum)
+        return torch.optim.Adam(model.parameters(), lr=learning_rate)
+    return torch.optim.SGD(model.parameters(), lr=learning_rate, momentum=settings.momentum)
 
 
 def _on(target: torch.device, examples: Examples) -> tuple[torch.Tensor, torch.Tensor]:

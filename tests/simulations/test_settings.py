@@ -36,9 +36,20 @@ def test_numbers_may_come_as_text_or_whole() -> None:
         ({"fraction-train": 1.5}, "fraction-train is 1.5"),
         ({"optimizer": "lamb"}, "no optimizer 'lamb'"),
         ({"momentum": 1.0}, "momentum is 1.0"),
+        ({"learning-rate-schedule": "steps"}, "no learning-rate-schedule 'steps'"),
         ({"outer-products": "topk"}, "don't say how many"),
     ],
 )
 def test_what_cannot_be_is_refused_with_a_sentence(config: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Settings.from_config(config)
+
+
+def test_the_learning_rate_follows_its_schedule_and_never_reaches_0() -> None:
+    def rates(schedule: str) -> list[float]:
+        settings = Settings(learning_rate=0.1, learning_rate_schedule=schedule, rounds=4)
+        return [settings.learning_rate_in(server_round) for server_round in (1, 2, 3, 4)]
+
+    assert rates("constant") == [0.1, 0.1, 0.1, 0.1]
+    assert rates("linear") == pytest.approx([0.1, 0.075, 0.05, 0.025])
+    assert rates("cosine") == pytest.approx([0.1, 0.0853553, 0.05, 0.0146447], rel=1e-5)

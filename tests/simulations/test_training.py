@@ -58,3 +58,13 @@ def test_adam_is_another_optimiser(examples: Examples) -> None:
     adam = dataclasses.replace(SETTINGS, optimizer="adam", learning_rate=1e-3)
 
     assert not torch.equal(weights(trained(adam, examples)), weights(trained(SETTINGS, examples)))
+
+
+def test_a_round_trains_with_the_learning_rate_of_its_schedule(examples: Examples) -> None:
+    falling = dataclasses.replace(SETTINGS, learning_rate_schedule="linear", rounds=2)
+    halved = dataclasses.replace(SETTINGS, learning_rate=SETTINGS.learning_rate / 2)
+
+    first, last = (weights(trained(falling, examples, server_round=number)) for number in (1, 2))
+
+    assert torch.equal(first, weights(trained(SETTINGS, examples)))
+    assert torch.equal(last, weights(trained(halved, examples, server_round=2)))
