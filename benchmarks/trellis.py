@@ -1,4 +1,4 @@
-"""Dependent quantisation, as VVC and nncodec have it: an experiment with ideal entropies, no part of the package.
+"""Dependent quantisation, as VVC and nncodec have it: an experiment, no part of the package.
 
 Two quantisers of step 2 take turns: Q0 has the even multiples of a step, Q1 the odd ones and 0. Which of them an entry
 has follows from the parities of the entries before it, by a machine of four states, and the Viterbi algorithm finds the
@@ -18,7 +18,7 @@ Floats = npt.NDArray[np.float64]
 #: What a bit is worth, in squared steps: the slope of the squared error over the bits where there are many of them, if
 #: the error is 1 dB below that of a uniform quantiser of twice the step.
 BIT_WORTH = 2 * math.log(2) * 4 / 12 / 10**0.1
-_RUNS = 512  # the machine starts anew so often: its steps are then steps of a whole vector
+RUNS = 512  # the machine starts anew so often: its steps are then steps of a whole vector
 _PASSES = 4  # frequencies follow from levels, which follow from frequencies
 _LARGEST = 255
 
@@ -30,13 +30,34 @@ class Quantized(NamedTuple):
     bits: float  # an entry, with one table for each of the two quantisers
 
 
+class Path(NamedTuple):
+    """Where the best path goes: arrays of shape (steps, runs)."""
+
+    levels: npt.NDArray[np.int64]  # magnitudes
+    quantizers: npt.NDArray[np.int64]  # 0 or 1, of each step
+    bits: Floats  # ideal ones
+
+
 def quantize(x: npt.ArrayLike, step: float) -> Quantized:
     """Quantise an array of any shape, entry after entry, with levels a step apart."""
     values = np.asarray(x, np.float64)
-    length = -(-values.size // _RUNS)
-    y = np.zeros(_RUNS * length)
+    runs = runs_of(values, step)
+    path = best_path_of(runs)
+    spent = float(np.sum(path.bits.T.reshape(-1)[: values.size])) / max(values.size, 1)
+    decoded = np.copysign(values_of(path.levels, path.quantizers), runs).T.reshape(-1)[: values.size]
+    return Quantized(step * decoded.reshape(values.shape), spent)
+
+
+def runs_of(values: Floats, step: float) -> Floats:
+    """Lay values, in steps, side by side in runs: shape (steps, runs), filled with zeros."""
+    length = -(-values.size // RUNS)
+    y = np.zeros(RUNS * length)
     y[: values.size] = values.reshape(-1) / step
-    runs = y.reshape(_RUNS, length).T
+    return y.reshape(RUNS, length).T
+
+
+def best_path_of(runs: Floats) -> Path:
+    """Find the levels that are best for error and bits together, of values of shape (steps, runs)."""
     bits = np.tile(1.0 + np.minimum(np.arange(_LARGEST + 1), 30), (2, 1))
     levels, which = np.zeros((2, *runs.shape), np.int64)
     for _ in range(_PASSES):
@@ -44,13 +65,12 @@ def quantize(x: npt.ArrayLike, step: float) -> Quantized:
         counts = np.stack([np.bincount(levels[which == q], minlength=_LARGEST + 1) for q in (0, 1)])
         bits = -np.log2(np.maximum(counts, 0.5) / np.maximum(counts.sum(axis=1, keepdims=True), 1))
         bits[:, 1:] += 1  # the sign
-    spent = float(np.sum(bits[which, levels].T.reshape(-1)[: values.size])) / max(values.size, 1)
-    decoded = np.copysign(_decoded(levels, which), runs).T.reshape(-1)[: values.size]
-    return Quantized(step * decoded.reshape(values.shape), spent)
+    return Path(levels, which, bits[which, levels])
 
 
-def _decoded(levels: npt.NDArray[np.int64], which: npt.NDArray[np.int64]) -> Floats:
-    return np.asarray(np.maximum(2 * levels - which, 0), np.float64)
+def values_of(levels: npt.NDArray[np.int64], quantizers: npt.NDArray[np.int64]) -> Floats:
+    """Magnitudes, in steps, that levels stand for."""
+    return np.asarray(np.maximum(2 * levels - quantizers, 0), np.float64)
 
 
 def _search(y: Floats, bits: Floats) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

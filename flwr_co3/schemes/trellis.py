@@ -22,9 +22,9 @@ Int64s = npt.NDArray[np.int64]
 _BLOCK = 256
 # Squared steps that a bit is worth: the slope 2 ln 2 D of entropy-coded quantisers, D = 4 / 12 less 1 dB or so of gain.
 _LAMBDA = 0.35
-_NEXT = np.array([[0, 2], [2, 0], [1, 3], [3, 1]])  # by state and parity
+NEXT = np.array([[0, 2], [2, 0], [1, 3], [3, 1]])  # by state and parity
 # The two (state, parity) that lead to each state.
-_FROM = np.array([[(s, p) for s in range(4) for p in range(2) if _NEXT[s, p] == state] for state in range(4)])
+_FROM = np.array([[(s, p) for s in range(4) for p in range(2) if NEXT[s, p] == state] for state in range(4)])
 
 
 def quantize(x: Floats) -> Integers:
@@ -83,7 +83,7 @@ def dequantize(indices: Integers) -> Floats:
     state = np.zeros(blocks, np.int64)
     for t in range(_BLOCK):
         states[t] = state
-        state = _NEXT[state, steps[t] & 1]
+        state = NEXT[state, steps[t] & 1]
     values: Floats = (2.0 * steps - np.sign(steps) * (states >= 2)).T.reshape(-1)[:n]
     return values
 

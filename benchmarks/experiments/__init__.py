@@ -1,0 +1,1 @@
+"""Schemes that are tried in training and are no part of the package, with the command that trains them."""
