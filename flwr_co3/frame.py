@@ -32,14 +32,14 @@ from flwr_co3.compress.frequencies import TOTAL
 from flwr_co3.compress.tables import decode_positives, encode_positives
 from flwr_co3.convert import Codes, FloatFormat, largest_number, magnitude_values, points_of
 from flwr_co3.errors import FrameError
-from flwr_co3.schemes.body import Body
+from flwr_co3.schemes.body import Body, Sections
 from flwr_co3.wire import BitReader, Reader, Writer, inflate, unzigzag, varint, write_bits, zigzag
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 
 MAGIC = b"CO3"
-VERSION = 2  # the highest that is read, and written where version 1 could not say what is in it
+VERSION = 3  # the highest that is read; of those that can say what is in a frame, the lowest is written
 EMPTY = b"\x00"  # the empty update: no tensor at all, for budgets that hold nothing else
 
 #: A dtype's place is its code on the wire.
@@ -60,7 +60,7 @@ _SCHEME = 128  # the tensors are coded by another scheme than CO3
 # Of a second byte of flags, which follows the first where the table is known.
 _SHORT_SCALE, _JOINED, _EXACT_MARKED = 1 << 8, 1 << 9, 1 << 10
 _FORMAT_SHIFT = 11
-_FLAGS = (31, 31 | _KNOWN_TABLE | _CENTROIDS | _SCHEME)  # of the first byte, that the versions know
+_FLAGS = (31, *[31 | _KNOWN_TABLE | _CENTROIDS | _SCHEME] * 2)  # of the first byte, that the versions know
 #: A format's place, from 1, is its number where the table is known; 0 stands for any other.
 _FORMATS = ("fp4", "fp8", "fp8_143", "e2m1", "e4m3", "e5m2", "uniform", "e2m5", "e3m4")
 _EXACT = 0x80  # of a dtype's byte
@@ -301,21 +301,21 @@ def frame_parts(
         models += plan.header
         if flags & _CENTROIDS and codes is not None and not plan.is_zero:
             _write_codes(models, codes[group])
-    version = 2 if any(plan.is_classed for plan in plans) else 1
+    version = max((plan.version for plan in plans), default=1)
     return _assemble(header, flags, bytes(models), exact, write_stream(plans, header.coder), version)
 
 
-def write_scheme_frame(header: Header, models: bytes, coded: list[bytes], exact: Iterable[Array]) -> bytes:
+def write_scheme_frame(header: Header, sections: Sections, exact: Iterable[Array]) -> bytes:
     """Put a frame of another scheme together.
 
     Parameters
     ----------
     header, exact
         As for `frame_parts`; the header's format means nothing.
-    models, coded : bytes, list of bytes
+    sections : Sections
         What `flwr_co3.schemes.body.write_body` returned.
     """
-    return b"".join(_assemble(header, _SCHEME, models, exact, coded))
+    return b"".join(_assemble(header, _SCHEME, sections.models, exact, sections.coded, sections.version))
 
 
 def _assemble(
@@ -492,7 +492,8 @@ class FrameReader:
         self._exact_data = _inflate_exact(body.block(), self._exact_bytes, bool(flags & _EXACT_DEFLATED))
         self._coded = body.take(body.left)
         if flags & _SCHEME:
-            self._body = Body(models, self._coded, [self.tensors[name].entries for name in header.lossy])
+            sizes = [self.tensors[name].entries for name in header.lossy]
+            self._body = Body(models, self._coded, sizes, newest=self._version > 2)
         else:
             self._read_models(Reader(models, "section of models"), flags)
 
@@ -548,7 +549,7 @@ class FrameReader:
         zero, edges, packed = fmt.zero, fmt.edges, header.coder == "rans"
         for group, entries in zip(header.groups, header.group_entries, strict=True):
             grid = Grid.of(self.tensors[group[0]].shape) if self._version > 1 and len(group) == 1 else None
-            model = read_model(reader, entries, zero, edges, packed, grid)
+            model = read_model(reader, entries, zero, edges, packed, grid, newest=self._version > 2)
             self._models.append(model)
             if flags & _CENTROIDS and not isinstance(model, ZeroModel):
                 self._points.update(dict.fromkeys(group, points_of(fmt, _read_codes(reader, zero))))

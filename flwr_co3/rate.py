@@ -146,18 +146,19 @@ def _is_schedule(value: object) -> bool:
     return callable(value) or isinstance(value, FollowLoss)
 
 
-# Encodings that a budget may take, and what share of it each aims for.
-_AIMS = (0.995, 0.997, 0.994)
+# Encodings that a budget may take, and what share of it, less a byte, each aims for.
+_AIMS = (0.995, 0.997, 0.993)
 _GOOD = 0.99
-# A list of gaps grows by some ten bytes at once, with its ninth level, its seventeenth and so on. So within small
-# budgets, of which that is much, the last encoding aims so much lower if nothing has fitted, but leaves most of what
-# levels have; and it takes the middle of what fits and what doesn't.
-_SAFE, _SAFE_BYTES, _JUMP, _JUMP_SHARE = 0.99, 3, 10, 1 / 6
-_SMALL = 256
+# The last one aims lower where nothing has fitted, or the best so far leaves much: the more so within small budgets,
+# where a level more than 32, or a larger magnitude, changes how all are coded.
+_SAFE, _SAFE_BYTES = 0.99, 3
+_POOR, _SURE = 0.97, 0.988
+_SMALL, _CARE = 512, 0.1
+_CORRECTIONS = 3  # of a scale by what the size is likely to be there
 
 # A group's table and what surrounds it, in bits: a list of few levels that are not 0 costs this and their places more
 # than the entropy of these, and no group costs more than the last.
-_LIST_BITS, _TABLE_BITS = 24, 160
+_LIST_BITS, _TABLE_BITS = 24, 110
 # One group for all is worth considering where tables may take more of the budget than this.
 _TABLE_SHARE = 0.02
 _FREQUENT = 0.45
@@ -245,6 +246,7 @@ def largest_within(
     if not sizes.update.header.groups:
         return None
     best: E | None = None
+    known = _Known(sizes, fixed)
     rounded, scales_at = short_scale, sizes.update.scales_at
     if steady is not None:
         rounded, scales_at = steady.rounded, sizes.update.steady_scales_at
@@ -252,17 +254,13 @@ def largest_within(
         same = encode(scales_at(steady.scale))
         if Steady.LEAST * budget <= same.size <= budget:
             return same
-    correction = 1.0
     fitting, too_large = 0.0, math.inf
     for attempt, aim in enumerate(_AIMS, start=1):
-        target = budget * aim
-        if best is None and attempt == len(_AIMS):
-            reserve = min(_JUMP, _JUMP_SHARE * (budget - fixed)) if budget < _SMALL else _SAFE_BYTES
-            target = _SAFE * budget - reserve
-        common = rounded(sizes.scale_for(8 * (target - fixed) / correction))
-        wide = best is not None and (budget < _SMALL or 2 * (best.size - fixed) < budget - fixed)
-        if wide and too_large < math.inf:
-            common = rounded(math.sqrt(fitting) * math.sqrt(too_large))
+        last = attempt == len(_AIMS)
+        common = rounded(known.scale_for(_last_target(budget, best) if last else budget * aim - 1))
+        wide = best is not None and 2 * (best.size - fixed) < budget - fixed
+        if too_large < math.inf and (wide or not fitting < common < too_large):
+            common = rounded(math.sqrt(fitting or common) * math.sqrt(too_large))
         candidate = encode(scales_at(common))
         common = min(common, sizes.largest)
         size = candidate.size
@@ -272,10 +270,56 @@ def largest_within(
             best, fitting = candidate, common
         if size <= budget and (size >= _GOOD * budget or common >= sizes.largest):
             break
-        correction = 8 * max(size - fixed, 1) / max(sizes.bits(common), 1)
+        known.add(common, size)
     if steady is not None and best is not None:
         steady.scale = fitting if fitting < sizes.largest else 0.0
     return best
+
+
+def _last_target(budget: int, best: _Encoded | None) -> float:
+    """Bytes that the last encoding aims for."""
+    if best is None:
+        return _SAFE * budget - _SAFE_BYTES
+    if best.size >= _POOR * budget:
+        return _AIMS[-1] * budget - 1
+    return _SURE * budget - (_CARE * (budget - best.size) if budget < _SMALL else 0.0)
+
+
+class _Known:
+    """What encodings have shown of an update's size, beside what its magnitudes tell.
+
+    Parameters
+    ----------
+    sizes : Sizes
+        What levels would take if each came independently of the others.
+    fixed : int
+        Bytes that don't depend on the scale.
+    """
+
+    def __init__(self, sizes: Sizes, fixed: int) -> None:
+        self._sizes, self._fixed = sizes, fixed
+        self._points: list[tuple[float, float]] = []  # scale, and bits taken over those told: both as logarithms
+
+    def add(self, common: float, size: int) -> None:
+        """Note the bytes that a frame took."""
+        ratio = 8 * max(size - self._fixed, 1) / max(self._sizes.bits(common), 1)
+        self._points.append((math.log(common), math.log(ratio)))
+
+    def scale_for(self, size: float) -> float:
+        """Common scale at which the frame is likely to have so many bytes."""
+        bits, ratio = 8 * (size - self._fixed), self._points[-1][1] if self._points else 0.0
+        common = self._sizes.scale_for(bits / math.exp(ratio))
+        for _ in range(_CORRECTIONS if len(self._points) > 1 and common < math.inf else 0):
+            common = self._sizes.scale_for(bits / math.exp(self._ratio_at(math.log(common))))
+        return common
+
+    def _ratio_at(self, place: float) -> float:
+        """On the line between the last two points; beyond one of them, what it is there."""
+        (first, low), (last, high) = self._points[-2:]
+        if first == last:
+            return high
+        way = min(max((place - first) / (last - first), 0.0), 1.0)
+        return low + way * (high - low)
 
 
 @dataclass

@@ -68,10 +68,10 @@ class Cursor:
 def decode(frame: bytes, dictionary: bytes, like: Like | None = None) -> dict[str, npt.NDArray[Any]]:
     if frame == b"\x00":
         return {}
-    assert frame[:3] == b"CO3" and frame[3] in (1, 2)
+    assert frame[:3] == b"CO3" and frame[3] in (1, 2, 3)
     assert zlib.crc32(frame[:-4]) == int.from_bytes(frame[-4:], "little")
     flags, body = frame[4], Cursor(frame[5:-4])
-    assert frame[3] == 2 or flags < 32
+    assert frame[3] > 1 or flags < 32
     if flags & KNOWN_TABLE:
         assert like is not None
         flags += body.number(1) << 8
@@ -94,7 +94,7 @@ def decode(frame: bytes, dictionary: bytes, like: Like | None = None) -> dict[st
     scales = read_scales(models, flags, [name for group in groups for name in group])
     plans, points = [], []
     for group in groups:
-        shape = shapes[group[0]] if frame[3] == 2 and len(group) == 1 else ()
+        shape = shapes[group[0]] if frame[3] > 1 and len(group) == 1 else ()
         plans.append(read_model(models, sum(entries[n] for n in group), magnitudes, bool(flags & HUFFMAN), shape))
         coded_points = flags & CENTROIDS and plans[-1][0] != "zero"
         points.append(read_points(models, magnitudes) if coded_points else magnitudes)
@@ -209,7 +209,11 @@ class SchemeFrame(NamedTuple):
 
 def read_scheme(frame: bytes, dictionary: bytes, together: bool | None) -> SchemeFrame:
     """Read a frame of a scheme that has a level for each entry of each vector, of all together, or (None) no levels."""
-    assert frame[:4] == b"CO3\x02" and frame[4] & SCHEME and not frame[4] & ~(SCHEME | TABLE_DEFLATED | EXACT_DEFLATED)
+    assert (
+        frame[:4] in (b"CO3\x02", b"CO3\x03")
+        and frame[4] & SCHEME
+        and not frame[4] & ~(SCHEME | TABLE_DEFLATED | EXACT_DEFLATED)
+    )
     assert zlib.crc32(frame[:-4]) == int.from_bytes(frame[-4:], "little")
     flags, body = frame[4], Cursor(frame[5:-4])
     if flags & TABLE_DEFLATED:
@@ -278,7 +282,7 @@ def read_model(
         count = models.varint()
         widths = ((entries - 1).bit_length(), (2 * m - 1).bit_length())
         return "listed", entries, (m, count, widths), [], -(-count * sum(widths) // 8)
-    if kind == 4:
+    if kind in (4, 7):
         levels, escapes = models.varint(), models.varint()
         shift_byte = models.number(1)
         tokens = read_counted(models, 64) if shift_byte >= 128 else geometric(models.number(1))
@@ -287,6 +291,9 @@ def read_model(
             k += 1
         shift = shift_byte % 128
         sequences = [(levels + escapes, tokens, 1, 64), (-(-levels // k), packed(values, k), k, 2 * m)]
+        if kind == 7:
+            assert levels <= 1024 and not huffman
+            return "joined", entries, (m, levels, shift), sequences, -(-levels * shift // 8)
         return "sparse", entries, (m, levels, shift), sequences, shift * -(-levels // 8)
     if kind == 3:
         frequencies = read_counted(models, 2 * m + 1)
@@ -419,12 +426,19 @@ def place(kind: str, entries: int, facts: Any, read: list[list[int]], raw: Curso
         positions, levels = fields[::2], fields[1::2]
     else:
         _, count, shift = facts
-        planes = [raw.take(-(-count // 8)) for _ in range(shift)]
+        if kind == "joined":
+            bits = list(raw.bits(1 for _ in range(count * shift)))
+            lows = [sum(bits[shift * i + bit] << bit for bit in range(shift)) for i in range(count)]
+        else:
+            planes = [raw.take(-(-count // 8)) for _ in range(shift)]
+            lows = [
+                sum((plane[i // 8] >> (7 - i % 8) & 1) << bit for bit, plane in enumerate(planes)) for i in range(count)
+            ]
         positions, levels, position, index = [], read[1], 0, 0
         for token in read[0]:
             position += token << shift
             if token < 63:
-                position += sum((plane[index // 8] >> (7 - index % 8) & 1) << bit for bit, plane in enumerate(planes))
+                position += lows[index]
                 positions.append(position)
                 position, index = position + 1, index + 1
     for position, level in zip(positions, levels, strict=False):

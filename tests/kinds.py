@@ -84,6 +84,8 @@ def kinds() -> dict[str, Kind]:
         ),
         "exact": Kind(exact_tensors(), CO3Config(exact=("*",))),
         "exact deflated": Kind({"table": np.arange(600) % 7, "w": gennorm(1, 30).astype("f2")}, CO3Config()),
+        "busy rows": Kind({"w": gennorm(0.8, (40, 200)) * (np.arange(40) % 2)[:, None]}, CO3Config(scale=2.0)),
+        "joined": Kind({"embedding": outliers(20_000, 297), "other": outliers(4000, 41, "f8")}, CO3Config(scale=1.0)),
         "sparse": Kind({"embedding": outliers(20_000, 300), "other": outliers(4000, 900, "f8")}, CO3Config(scale=1.0)),
         "listed": Kind({"embedding": outliers(5000, 6), "other": outliers(1500, 2, "f2")}, CO3Config(scale=0.7)),
         "common scale": Kind(small_network(2), CO3Config(rate=RateLimit(bits_per_parameter=1.0))),

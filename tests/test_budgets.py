@@ -9,6 +9,7 @@ from flwr_co3.codec import Codec
 from flwr_co3.config import CO3Config
 from flwr_co3.frame import EMPTY
 from flwr_co3.rate import RateLimit
+from tests.kinds import uneven
 from tests.known import like
 from tests.samples import Array, assert_same_update, gennorm, network
 from tests.test_rate import SYNTHETIC, counted_encodings, deep_network, synthetic
@@ -91,3 +92,13 @@ def test_a_million_parameters_use_all_but_a_hundredth(bits: float) -> None:
     rate = RateLimit(bits_per_parameter=bits)
     frame = Codec(CO3Config(rate=rate)).compress(update, known=True).frame
     assert 0.99 * rate.bytes_for(1_040_000) <= len(frame) <= rate.bytes_for(1_040_000)
+
+
+@pytest.mark.parametrize("bits", [0.05, 0.3, 0.7, 1.0, 1.5, 2.0, 3.0])
+def test_busy_rows_leave_no_more_of_a_budget(bits: float) -> None:
+    """Sizes fall below what independent levels would take, by another share at each scale."""
+    update = {"conv.weight": uneven((64, 32, 3, 3)), "dense.weight": uneven((64, 1024))}
+    rate = RateLimit(bits_per_parameter=bits)
+    frame = Codec(CO3Config(rate=rate)).compress(update, known=True).frame
+    budget = rate.bytes_for(sum(tensor.size for tensor in update.values()))
+    assert 0.97 * budget <= len(frame) <= budget

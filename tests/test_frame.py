@@ -15,7 +15,7 @@ import pytest
 from flwr_co3 import frame as frame_module
 from flwr_co3.codec import Codec
 from flwr_co3.compress import read_model
-from flwr_co3.compress.group import CLASSED, COUNTED, FITTED, FITTED_ZERO_SHARE, LISTED, SPARSE, ZERO
+from flwr_co3.compress.group import CLASSED, COUNTED, FITTED, FITTED_ZERO_SHARE, JOINED, LISTED, SPARSE, ZERO
 from flwr_co3.compress.tables import counted
 from flwr_co3.config import CO3Config
 from flwr_co3.errors import FrameError
@@ -44,7 +44,7 @@ def test_committed_frames_decode_to_the_same_arrays_for_ever(path: Path) -> None
     assert set(decoded) == set(expected)
     for name, array in expected.items():
         assert_same(decoded[name], array)
-    assert frame == EMPTY or frame[:4] in (b"CO3\x01", b"CO3\x02")
+    assert frame == EMPTY or frame[:4] in (b"CO3\x01", b"CO3\x02", b"CO3\x03")
 
 
 def test_a_frame_of_every_kind_is_committed() -> None:
@@ -56,16 +56,16 @@ def test_a_frame_of_every_kind_is_committed() -> None:
         flags |= frame[4] if frame != EMPTY else 0
         models |= model_kinds(frame)
     assert flags == 31 | 64
-    assert models == {ZERO, FITTED, FITTED_ZERO_SHARE, COUNTED, SPARSE, LISTED, CLASSED}
+    assert models == {ZERO, FITTED, FITTED_ZERO_SHARE, COUNTED, SPARSE, LISTED, CLASSED, JOINED}
 
 
 def model_kinds(frame: bytes) -> set[int]:
     """How the groups of a frame are coded."""
     kinds_read: set[int] = set()
 
-    def noting(reader: Reader, *args: Any) -> Any:
+    def noting(reader: Reader, *args: Any, **rest: Any) -> Any:
         kinds_read.add(reader._data[reader._at] & 15)
-        return read_model(reader, *args)
+        return read_model(reader, *args, **rest)
 
     with patch.object(frame_module, "read_model", noting):
         FrameReader(frame)
@@ -235,8 +235,8 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "another file": (b"PK\x03\x04 and so on", "no CO3 frame: it begins with b'PK"),
     "only a magic": (b"CO3\x01", "cut: 4 bytes are too few"),
     "version": (
-        corrected(b"CO3\x03" + forged(ONE)[4:]),
-        "version 3, and this flwr-co3 reads versions 1 to 2: update the older",
+        corrected(b"CO3\x04" + forged(ONE)[4:]),
+        "version 4, and this flwr-co3 reads versions 1 to 3: update the older",
     ),
     "flags": (
         corrected(b"CO3\x01" + forged(ONE, SCALED + b"\0", flags=COMMON_SCALE | 64)[4:]),
@@ -252,6 +252,14 @@ BROKEN: dict[str, tuple[bytes, str]] = {
             b"CO3\x01" + forged(table_of([("w", FLOAT32, (40, 50))]), SCALED + b"\x06\0\0", flags=COMMON_SCALE)[4:]
         ),
         r"in a way \(number 6\)",
+    ),
+    "joined bits in version 2": (
+        corrected(b"CO3\x02" + forged(ONE, SCALED + b"\x07\x01", flags=COMMON_SCALE)[4:]),
+        r"in a way \(number 7\)",
+    ),
+    "too many joined bits": (
+        forged(table_of([("w", FLOAT32, (9000,))]), SCALED + b"\x07\x01\x81\x08", flags=COMMON_SCALE),
+        "is 1025, above the 1024 possible here",
     ),
     "too many classes": (
         forged(table_of([("w", FLOAT32, (40, 50))]), SCALED + b"\x06\x33", flags=COMMON_SCALE),

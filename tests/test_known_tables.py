@@ -23,7 +23,7 @@ each_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 @each_kind
 def test_with_the_table_a_frame_decodes_in_the_receivers_order(kind: Known) -> None:
     encoded = Codec(kind.config, seed=0).compress(kind.update, max_bytes=kind.max_bytes, known=True)
-    assert encoded.frame[3] == 2 and encoded.frame[4] & 32
+    assert encoded.frame[3] in (2, 3) and encoded.frame[4] & 32
     assert len(encoded.frame) <= (kind.max_bytes or len(encoded.frame))
     assert_same_update(Codec().decode(encoded.frame, like=like(kind.update)), encoded.sent)
     backwards = dict(reversed(like(kind.update).items()))
@@ -96,7 +96,7 @@ def test_another_table_is_refused(name: str, spec: TensorSpec | None) -> None:
 def test_a_table_by_itself_needs_no_reference() -> None:
     update = network()
     assert Codec().compress(update).frame == Codec().encode(update)
-    assert Codec().compress(update).frame[3] == 1
+    assert not Codec().compress(update).frame[4] & 32
 
 
 def test_a_reference_costs_a_few_bytes_instead_of_every_name() -> None:

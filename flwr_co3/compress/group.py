@@ -29,10 +29,11 @@ from flwr_co3.wire import BitReader, Reader, Writer, write_bits
 Bytes = npt.NDArray[np.uint8]
 Edges = npt.NDArray[np.float64]
 
-ZERO, FITTED, FITTED_ZERO_SHARE, COUNTED, SPARSE, LISTED, CLASSED = range(7)
+ZERO, FITTED, FITTED_ZERO_SHARE, COUNTED, SPARSE, LISTED, CLASSED, JOINED = range(8)
 MAX_MAGNITUDE = 127  # +-127 and 0 are 255 symbols
 
 _MAX_LISTED = 32
+_MAX_JOINED = 1024  # with more levels, what the low bits' planes fill up is next to nothing
 _FACTOR_SHIFT = 4  # of the kind byte: packing factor less one
 _PACKING_LOSS = 1000  # fewer symbols are worth one byte more in so many
 _KIND_AND_REACH = 2  # bytes that the header of a dense group has besides its table's
@@ -40,6 +41,11 @@ _SHARE_BITS = 20  # of the shares that a packed group's cost is estimated from
 
 # A sparse tensor's positions are worth measuring below this share of levels that are not zero.
 _SPARSE_BELOW = 0.25
+# Where its zeros stand together it is worth measuring up to here, by version 3 of the frame, and takes more time: it is
+# chosen where it saves one byte in so many.
+_CLUSTERED_BELOW, _CLUSTERED_GAIN = 0.7, 50
+_SAMPLED_BLOCKS, _SAMPLED_BLOCK = 8, 1024
+_CHANCE = 1.08  # pairs of zeros over those of independent ones, four standard deviations above 1
 _NEVER_DENSE = 1 / 32  # here a symbol for every entry would waste time
 _SPARSE_PATIENCE = 200  # likewise: one byte more in so many
 
@@ -62,6 +68,7 @@ class Plan(NamedTuple):
     sequences: list[Sequence]
     raw: bytes  # bits that no coder can shorten
     cost: int  # of the sequences, about, in units of 2^-16 bits
+    version: int = 1  # the lowest one of the frame that knows this form
 
     @property
     def size(self) -> int:
@@ -72,11 +79,6 @@ class Plan(NamedTuple):
     def is_zero(self) -> bool:
         """Whether all entries are level 0."""
         return self.header[0] == ZERO
-
-    @property
-    def is_classed(self) -> bool:
-        """Whether rows and columns are in classes, which version 1 of the frame does not know."""
-        return self.header[0] == CLASSED
 
     @classmethod
     def zeros(cls) -> Plan:
@@ -112,7 +114,7 @@ def _classed(group: Group, edges: Edges, classes: Classes) -> Plan:
     parts, counts = classes.sort(group.symbols)
     levels = group.counts.size
     plans = [
-        _plan(group._replace(symbols=part, counts=count[:levels]), edges, packed=True)
+        _plan(group._replace(symbols=part, counts=count[:levels]), edges, packed=True, newest=False)
         for part, count in zip(parts, counts, strict=True)
         if part.size
     ]
@@ -121,11 +123,12 @@ def _classed(group: Group, edges: Edges, classes: Classes) -> Plan:
         [sequence for p in plans for sequence in p.sequences],
         b"".join(p.raw for p in plans),
         sum(p.cost for p in plans),
+        version=2,
     )
 
 
-def _plan(group: Group, edges: Edges, packed: bool) -> Plan:
-    """Choose among the ways that see no rows and columns."""
+def _plan(group: Group, edges: Edges, packed: bool, newest: bool = True) -> Plan:
+    """Choose among the ways that see no rows and columns, with those that version 3 brought or without."""
     each, zero = group.counts.tolist(), group.zero  # short, and there may be hundreds: numpy would take longer
     reach = next((reach for reach in range(zero, 0, -1) if each[zero - reach] or each[zero + reach]), 0)
     if not reach:
@@ -135,15 +138,29 @@ def _plan(group: Group, edges: Edges, packed: bool) -> Plan:
     nonzero = total - each[zero]
     if packed and nonzero < _NEVER_DENSE * total:
         listed = _listed(group, reach) if nonzero <= _MAX_LISTED else None
-        sparse = _sparse(group, counts, reach)
-        return listed if listed is not None and listed.size <= sparse.size else sparse
+        by_gaps = _sparse(group, counts, reach, newest)
+        return listed if listed is not None and listed.size <= by_gaps.size else by_gaps
     dense = _dense(group, counts, edges[:reach], packed)
     if packed and nonzero < _SPARSE_BELOW * total:
-        candidate = _sparse(group, counts, reach)
+        candidate = _sparse(group, counts, reach, newest)
         size = dense.size - cost_of_bytes(_KIND_AND_REACH)
         if candidate.size < size + size // _SPARSE_PATIENCE:
             return candidate
+    elif packed and newest and nonzero < _CLUSTERED_BELOW * total and _is_clustered(group):
+        candidate = _sparse(group, counts, reach, newest)
+        if candidate.size < dense.size - dense.size // _CLUSTERED_GAIN:
+            return candidate
     return dense
+
+
+def _is_clustered(group: Group) -> bool:
+    """Whether zeros stand beside zeros more often than by chance, in a sample: gaps are then far from geometric."""
+    length = min(_SAMPLED_BLOCK, group.symbols.size)
+    blocks = group.symbols[: group.symbols.size // length * length].reshape(-1, length)
+    zeros = blocks[:: max(len(blocks) // _SAMPLED_BLOCKS, 1)] == group.zero
+    pairs = zeros[:, 1:] & zeros[:, :-1]
+    share = np.count_nonzero(zeros) / zeros.size
+    return bool(np.count_nonzero(pairs) > _CHANCE * share**2 * pairs.size)
 
 
 class _Dense(NamedTuple):
@@ -210,12 +227,15 @@ def _packed_cost(counts: Counts, frequencies: Frequencies, factor: int) -> int:
     return per_symbol * -(-total // factor) >> _SHARE_BITS
 
 
-def _sparse(group: Group, counts: Counts, reach: int) -> Plan:
+def _sparse(group: Group, counts: Counts, reach: int, newest: bool) -> Plan:
     levels = int(counts.sum() - counts[reach])
     gaps = sparse.gaps_of(group.symbols, group.zero, reach, levels)
     tokens = sparse.token_table(gaps)
     values = counted(np.concatenate([counts[:reach], counts[reach + 1 :]]))
-    header = Writer([SPARSE])
+    kind, low = SPARSE, gaps.low
+    if newest and levels <= _MAX_JOINED and sparse.joined_size(levels, gaps.shift) < len(low):
+        kind, low = JOINED, sparse.joined(low, levels, gaps.shift)
+    header = Writer([kind])
     header.varint(reach)
     header.varint(levels)
     header.varint(gaps.tokens.size - levels)
@@ -225,7 +245,13 @@ def _sparse(group: Group, counts: Counts, reach: int) -> Plan:
         Sequence(gaps.tokens, tokens.frequencies),
         Sequence(gaps.levels, packed_frequencies(values.frequencies, packing.factor), packing),
     ]
-    return Plan(bytes(header), sequences, gaps.low, tokens.cost + values.cost)
+    version = 3 if kind == JOINED or levels > _most_levels(group.symbols.size) else 1
+    return Plan(bytes(header), sequences, low, tokens.cost + values.cost, version)
+
+
+def _most_levels(entries: int) -> int:
+    """Levels that are not 0 of a sparse group, before version 3."""
+    return int(entries * _SPARSE_BELOW)
 
 
 def _listed(group: Group, reach: int) -> Plan:
@@ -291,14 +317,20 @@ class SparseModel(NamedTuple):
     factor: int
     nonzero: int
     shift: int
+    joined: bool  # whether the low bits are one run, else planes
     lengths: tuple[int, ...]
     tables: tuple[Frequencies, ...]
-    raw_size: int
+
+    @property
+    def raw_size(self) -> int:
+        """Bytes of the low bits."""
+        return (sparse.joined_size if self.joined else sparse.low_size)(self.nonzero, self.shift)
 
     def levels(self, sequences: list[Bytes], raw: memoryview) -> Levels:
         """The levels and the gaps between them; raises FrameError if these don't fit."""
         tokens, packed = sequences
-        gaps = sparse.PackedGaps(tokens, raw, self.shift, packed, self.factor, 2 * self.reach, self.nonzero)
+        low = sparse.as_planes(raw, self.nonzero, self.shift) if self.joined else raw
+        gaps = sparse.PackedGaps(tokens, low, self.shift, packed, self.factor, 2 * self.reach, self.nonzero)
         sparse.walk(gaps, self.entries)
         return SparseLevels(self.entries, self.zero, self.reach, gaps)
 
@@ -357,7 +389,16 @@ PlainModel: TypeAlias = ZeroModel | DenseModel | SparseModel | ListedModel
 Model: TypeAlias = PlainModel | ClassedModel
 
 
-def read_model(reader: Reader, entries: int, zero: int, edges: Edges, packed: bool, grid: Grid | None = None) -> Model:
+def read_model(
+    reader: Reader,
+    entries: int,
+    zero: int,
+    edges: Edges,
+    packed: bool,
+    grid: Grid | None = None,
+    *,
+    newest: bool = True,
+) -> Model:
     """Read the header that `plan` wrote.
 
     Parameters
@@ -372,11 +413,13 @@ def read_model(reader: Reader, entries: int, zero: int, edges: Edges, packed: bo
         As for `plan`.
     grid : Grid, optional
         Rows and columns of the group, if it may have classes of them.
+    newest : bool (default: True)
+        Whether the frame's version is at least 3.
     """
     byte = reader.u8()
     if byte == CLASSED and packed and grid is not None:
         return _read_classed(reader, entries, zero, edges, grid)
-    return _read_plain(reader, byte, entries, zero, edges, packed)
+    return _read_plain(reader, byte, entries, zero, edges, packed, newest)
 
 
 def _read_classed(reader: Reader, entries: int, zero: int, edges: Edges, grid: Grid) -> ClassedModel:
@@ -396,17 +439,21 @@ def _read_classed(reader: Reader, entries: int, zero: int, edges: Edges, grid: G
     )
 
 
-def _read_plain(reader: Reader, byte: int, entries: int, zero: int, edges: Edges, packed: bool) -> PlainModel:
+def _read_plain(
+    reader: Reader, byte: int, entries: int, zero: int, edges: Edges, packed: bool, newest: bool = False
+) -> PlainModel:
     kind, factor = byte & ((1 << _FACTOR_SHIFT) - 1), (byte >> _FACTOR_SHIFT) + 1
     if kind == ZERO:
         return ZeroModel(entries, zero)
-    if kind > LISTED or (kind in (SPARSE, LISTED) and not packed):
+    known = kind <= LISTED or (newest and kind == JOINED)
+    if not known or (kind in (SPARSE, LISTED, JOINED) and not packed):
         raise FrameError(f"A group of tensors is coded in a way (number {kind}) that this coder doesn't have.")
     reach = reader.varint(zero)
     if not reach:
         raise FrameError("A group of tensors claims to have no level but 0.")
-    if kind == SPARSE:
-        return _read_sparse(reader, entries, zero, reach)
+    if kind in (SPARSE, JOINED):
+        most = _MAX_JOINED if kind == JOINED else entries if newest else _most_levels(entries)
+        return _read_sparse(reader, entries, zero, reach, most, kind == JOINED)
     if kind == LISTED:
         levels = reader.varint(min(entries, _MAX_LISTED))
         if not levels:
@@ -422,8 +469,8 @@ def _read_plain(reader: Reader, byte: int, entries: int, zero: int, edges: Edges
     return DenseModel(entries, zero, reach, factor, (-(-entries // factor),), (packed_frequencies(table, factor),))
 
 
-def _read_sparse(reader: Reader, entries: int, zero: int, reach: int) -> SparseModel:
-    levels = reader.varint(int(entries * _SPARSE_BELOW))
+def _read_sparse(reader: Reader, entries: int, zero: int, reach: int, most: int, joined: bool) -> SparseModel:
+    levels = reader.varint(min(entries, most))
     escapes = reader.varint(entries // sparse.ESCAPE)
     if not levels:
         raise FrameError("A sparse group of tensors claims to have no level but 0.")
@@ -437,7 +484,7 @@ def _read_sparse(reader: Reader, entries: int, zero: int, reach: int) -> SparseM
         factor,
         levels,
         shift,
+        joined,
         lengths=(levels + escapes, -(-levels // factor)),
         tables=(token_frequencies, values),
-        raw_size=sparse.low_size(levels, shift),
     )

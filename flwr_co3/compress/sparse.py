@@ -173,12 +173,34 @@ def low_size(levels: int, shift: int) -> int:
     return shift * -(-levels // 8)
 
 
+def joined(low: bytes, levels: int, shift: int) -> bytes:
+    """Low bits one level after the other, each from its lowest bit, and filled once: planes are filled each."""
+    bits = _unpacked(memoryview(low), levels, shift)
+    return np.packbits(bits.T.reshape(-1), bitorder="little").tobytes()
+
+
+def as_planes(low: memoryview, levels: int, shift: int) -> memoryview:
+    """Reverse `joined`."""
+    bits = np.unpackbits(np.frombuffer(low, np.uint8), count=levels * shift, bitorder="little")
+    return np.packbits(bits.reshape(levels, shift).T, axis=1).reshape(-1).data
+
+
+def joined_size(levels: int, shift: int) -> int:
+    """Bytes of `joined` low bits."""
+    return -(-levels * shift // 8)
+
+
+def _unpacked(low: memoryview, levels: int, shift: int) -> Bytes:
+    """Bits of planes, shape (shift, levels)."""
+    planes = np.frombuffer(low, np.uint8).reshape(shift, -(-levels // 8))
+    return np.unpackbits(planes, axis=1, count=levels)
+
+
 def _read_low(data: memoryview, levels: int, shift: int) -> Integers:
     """Reverse `_write_low`."""
     if not shift:
         return np.broadcast_to(np.int64(0), levels)
-    planes = np.frombuffer(data, np.uint8).reshape(shift, -(-levels // 8))
     low = np.zeros(levels, np.int64)
-    for bit, plane in enumerate(planes):
-        low |= np.unpackbits(plane, count=levels).astype(np.int64) << bit
+    for bit, plane in enumerate(_unpacked(data, levels, shift)):
+        low |= plane.astype(np.int64) << bit
     return low

@@ -31,13 +31,21 @@ class Message(NamedTuple):
     fresh: bool  # whether the sender's memory was empty
 
 
+class Sections(NamedTuple):
+    """A frame's section of models, its coded section in parts, and the lowest version of the frame that knows both."""
+
+    models: bytes
+    coded: list[bytes]
+    version: int
+
+
 def exponent_for(peak: float) -> int:
     """Exponent of the unit for vectors of this largest magnitude: squares of numbers in it stay in range."""
     return 0 if not peak or _PLAIN[0] <= peak <= _PLAIN[1] else math.frexp(peak)[1]
 
 
-def write_body(message: Message) -> tuple[bytes, list[bytes]]:
-    """Return a frame's section of models, and its coded section in parts.
+def write_body(message: Message) -> Sections:
+    """Write a scheme's part of a frame.
 
     Raises
     ------
@@ -57,7 +65,7 @@ def write_body(message: Message) -> tuple[bytes, list[bytes]]:
     tail = Writer()
     tail.block(coded.low)
     tail.block(parts.raw)
-    return bytes(head), [bytes(tail), *coded.stream]
+    return Sections(bytes(head), [bytes(tail), *coded.stream], coded.version)
 
 
 class Body:
@@ -69,6 +77,8 @@ class Body:
         The frame's sections.
     sizes : sequence of int
         Entries of each vector, from the frame's table of tensors.
+    newest : bool
+        Whether the frame's version is at least 3.
 
     Raises
     ------
@@ -76,7 +86,7 @@ class Body:
         If the sections are not what they should be, or the scheme is not installed here.
     """
 
-    def __init__(self, models: memoryview, coded: memoryview, sizes: Sequence[int]) -> None:
+    def __init__(self, models: memoryview, coded: memoryview, sizes: Sequence[int], *, newest: bool) -> None:
         head = Reader(models, "section of models")
         self.scheme = _scheme(head.block())
         said = head.varint(4 * _MAX_EXPONENT)
@@ -86,7 +96,7 @@ class Body:
             raise FrameError("The frame has numbers that are not finite.")
         self.sizes = list(sizes)
         self._lengths = self._checked_lengths()
-        self._models: list[Model] = read_models(head, self._lengths)
+        self._models: list[Model] = read_models(head, self._lengths, newest=newest)
         head.finish()
         self._coded = coded
 

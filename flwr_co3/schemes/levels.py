@@ -36,6 +36,7 @@ class Coded(NamedTuple):
     models: bytes
     low: bytes  # bits that are not entropy coded
     stream: list[bytes]
+    version: int  # the lowest one of the frame that knows these models
 
 
 def write_levels(levels: Sequence[Integers]) -> Coded:
@@ -48,7 +49,7 @@ def write_levels(levels: Sequence[Integers]) -> Coded:
     plans = [_plan(np.concatenate([tokens[i] for i in group])) for group in _groups([t.size for t in tokens])]
     return Coded(
         b"".join(p.header for p in plans), _planes(*map(np.concatenate, zip(*low, strict=True))) if low else b"",
-        write_stream(plans, "rans"),
+        write_stream(plans, "rans"), max((p.version for p in plans), default=1),
     )  # fmt: skip
 
 
@@ -59,11 +60,10 @@ def ideal_bits(levels: Integers) -> float:
     return float(-np.sum(counts * np.log2(counts / max(levels.size, 1)))) + float(widths.sum())
 
 
-def read_models(reader: Reader, lengths: Sequence[int]) -> list[Model]:
-    """Read how sequences of these lengths are coded."""
-    return [
-        read_model(reader, sum(lengths[i] for i in group), MAX_MAGNITUDE, _EDGES, True) for group in _groups(lengths)
-    ]
+def read_models(reader: Reader, lengths: Sequence[int], *, newest: bool = True) -> list[Model]:
+    """Read how sequences of these lengths are coded, in a frame whose version is at least 3 or not."""
+    sizes = (sum(lengths[i] for i in group) for group in _groups(lengths))
+    return [read_model(reader, size, MAX_MAGNITUDE, _EDGES, True, newest=newest) for size in sizes]
 
 
 def read_levels(stream: memoryview, low: memoryview, models: list[Model], lengths: Sequence[int]) -> list[Integers]:

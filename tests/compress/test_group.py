@@ -1,13 +1,16 @@
 """How a group of tensors is coded: every kind comes back, and the cheapest kind is chosen."""
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flwr_co3.compress import CODERS, Fit, Group, Plan, plan, read_model, read_stream
+from flwr_co3.compress import group as group_module
 from flwr_co3.compress.frequencies import cost_of_bytes
-from flwr_co3.compress.group import COUNTED, FITTED, FITTED_ZERO_SHARE, LISTED, SPARSE, ZERO
+from flwr_co3.compress.group import COUNTED, FITTED, FITTED_ZERO_SHARE, JOINED, LISTED, SPARSE, ZERO
 from flwr_co3.convert import FloatFormat
 from flwr_co3.errors import FrameError
 from flwr_co3.gennorm import GenNorm
@@ -67,7 +70,50 @@ def test_a_handful_is_listed() -> None:
 
 @pytest.mark.parametrize("share", [0.2, 0.03, 0.005, 0.0005])
 def test_mostly_zeros_are_sparse(share: float) -> None:
-    assert round_trip([group(outliers(200_000, share))], "rans")[0] == [SPARSE]
+    assert round_trip([group(outliers(200_000, share))], "rans")[0] in ([SPARSE], [JOINED])
+
+
+@pytest.mark.parametrize(("levels", "kind"), [(41, JOINED), (48, SPARSE), (1021, JOINED), (1025, SPARSE)])
+def test_low_bits_of_few_gaps_fill_no_planes(levels: int, kind: int) -> None:
+    values = np.zeros(100_000)
+    values[np.random.default_rng(levels).choice(values.size, levels, replace=False)] = 1.5
+
+    kinds, size = round_trip([group(values)], "rans")
+    with patch.object(group_module, "_MAX_JOINED", 0):
+        _, planes = round_trip([group(values)], "rans")
+
+    assert kinds == [kind]
+    shift = (100_000 // levels // 8).bit_length() - 1
+    spared = shift * -(-levels // 8) - -(-shift * levels // 8) if kind == JOINED else 0
+    assert planes - size == spared
+
+
+def test_sizes_of_few_levels_rise_by_little() -> None:
+    """A level more takes its own bits. Nine planes of low bits would grow by nine bytes at once."""
+    at = np.random.default_rng(0).permutation(100_000)
+    sizes = []
+    for levels in range(40, 90):
+        values = np.zeros(100_000)
+        values[at[:levels]] = 1.5
+        sizes.append(round_trip([group(values)], "rans")[1])
+    assert max(np.diff(sizes)) <= 5
+
+
+def test_zeros_that_stand_together_are_gaps_up_to_most_of_them() -> None:
+    """Rows of which every second is busy: half of the levels are not 0, and gaps know where."""
+    values = gennorm(0.8, (400, 500), 1.0) * np.where(np.arange(400) % 2, 2.0, 0.02)[:, None]
+    scattered = np.random.default_rng(0).permutation(values.reshape(-1))
+
+    together, apart = group(values.reshape(-1)), group(scattered)
+    assert 0.3 * values.size < values.size - together.counts[FP4.zero] < 0.6 * values.size
+
+    (kind,), size = round_trip([together], "rans")
+    assert kind == SPARSE and plan(together, FP4.edges, True).version == 3
+    (other,), other_size = round_trip([apart], "rans")
+    assert other == COUNTED and size < 0.8 * other_size
+    with pytest.raises(FrameError, match="above the 50000 possible here"):
+        reader = Reader(plan(together, FP4.edges, True).header, "models")
+        read_model(reader, values.size, FP4.zero, FP4.edges, True, newest=False)
 
 
 def test_many_more_zeros_than_the_fit_expects_get_their_own_share() -> None:
@@ -160,7 +206,7 @@ def test_packing_goes_as_far_as_it_costs_nothing() -> None:
 )
 def test_impossible_headers_are_refused(header: bytes, packed: bool, reason: str) -> None:
     with pytest.raises(FrameError, match=reason):
-        read_model(Reader(header, "models"), 1000, 5, FP4.edges, packed)
+        read_model(Reader(header, "models"), 1000, 5, FP4.edges, packed, newest=False)
 
 
 def test_a_list_out_of_order_is_refused() -> None:

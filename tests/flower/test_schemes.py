@@ -179,13 +179,15 @@ def test_adaquantfls_levels_follow_the_loss() -> None:
 def test_a_round_without_a_model_did_not_happen() -> None:
     scheme = make_scheme("ef21", share=1.0)
     v = np.arange(6.0)
-    models, coded = write_body(Message(scheme, scheme.encode([v], np.random.default_rng(0), False), 0, True))
-    body = Body(memoryview(models), memoryview(b"".join(coded)), [6])
+    models, coded, _ = write_body(Message(scheme, scheme.encode([v], np.random.default_rng(0), False), 0, True))
+    body = Body(memoryview(models), memoryview(b"".join(coded)), [6], newest=True)
     side = scheme.server()
     assert side is not None
     change = Received("1", 1.0, body, [6])
     assert np.array_equal(side.restate([change])[0][0], v)  # type: ignore[index]
-    stale = change._replace(body=Body(memoryview(models[:5] + b"\0" + models[6:]), memoryview(b"".join(coded)), [6]))
+    stale = change._replace(
+        body=Body(memoryview(models[:5] + b"\0" + models[6:]), memoryview(b"".join(coded)), [6], newest=True)
+    )
     with pytest.raises(ValueError, match="does not hold"):
         side.accept(stale)
     side.commit({})

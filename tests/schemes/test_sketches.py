@@ -59,8 +59,8 @@ def test_fetchsgd_learns(momentum: float, share: float) -> None:
 def body_of(scheme: Scheme, v: Array) -> Body:
     """What the server reads of a client's update."""
     parts = scheme.encode([v], np.random.default_rng(0), False)
-    models, coded = write_body(Message(scheme, parts, 0, True))
-    return Body(memoryview(models), memoryview(b"".join(coded)), [v.size])
+    models, coded, _ = write_body(Message(scheme, parts, 0, True))
+    return Body(memoryview(models), memoryview(b"".join(coded)), [v.size], newest=True)
 
 
 def test_sketches_are_linear_and_one_row_is_unbiased() -> None:
