@@ -151,7 +151,7 @@ _AIMS = (0.995, 0.997, 0.993)
 _GOOD = 0.99
 # The last one aims lower where nothing has fitted, or the best so far leaves much: the more so within small budgets,
 # where a level more than 32, or a larger magnitude, changes how all are coded.
-_SAFE, _SAFE_BYTES = 0.99, 3
+_SAFE, _SAFE_BYTES = 0.99, 2
 _POOR, _SURE = 0.97, 0.988
 _SMALL, _CARE = 512, 0.1
 _CORRECTIONS = 3  # of a scale by what the size is likely to be there
