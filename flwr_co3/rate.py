@@ -239,9 +239,10 @@ def largest_within(
     Each tensor at its own optimal scale if that fits. Else all tensors share one scale, the largest that fits: reverse
     water-filling, for a given total of bits equal steps lose least. The step of a tensor of weight w is sqrt(w) times
     finer: its error counts w times. No tensor gets a scale above its optimal one, where its levels saturate. One pass
-    counted magnitudes, from which the size at any scale follows nearly; each encoding corrects that estimate. Where
-    many values are nearly equal, sizes jump and may even fall with the scale (all of them in one level cost next to
-    nothing): the last encoding takes the middle of a jump. So it does where the budget is small.
+    counted magnitudes, from which the size at any scale follows nearly if levels are independent. Where they are not,
+    each encoding shows by which share it is smaller; between two of them that share is interpolated. Where many values
+    are nearly equal, sizes jump and may even fall with the scale (all of them in one level cost next to nothing): the
+    last encoding takes the middle of a jump.
     """
     if not sizes.update.header.groups:
         return None
