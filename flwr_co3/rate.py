@@ -255,10 +255,11 @@ def largest_within(
         same = encode(scales_at(steady.scale))
         if Steady.LEAST * budget <= same.size <= budget:
             return same
+    aimed = budget * Steady.ROOM if steady is not None and steady.wanted else budget
     fitting, too_large = 0.0, math.inf
     for attempt, aim in enumerate(_AIMS, start=1):
         last = attempt == len(_AIMS)
-        common = rounded(known.scale_for(_last_target(budget, best) if last else budget * aim - 1))
+        common = rounded(known.scale_for(_last_target(aimed, best) if last else aimed * aim - 1))
         wide = best is not None and 2 * (best.size - fixed) < budget - fixed
         if too_large < math.inf and (wide or not fitting < common < too_large):
             common = rounded(math.sqrt(fitting or common) * math.sqrt(too_large))
@@ -269,7 +270,7 @@ def largest_within(
             too_large = common
         elif best is None or candidate.error < best.error:
             best, fitting = candidate, common
-        if size <= budget and (size >= _GOOD * budget or common >= sizes.largest):
+        if size <= budget and (size >= _GOOD * aimed or common >= sizes.largest):
             break
         known.add(common, size)
     if steady is not None and best is not None:
@@ -277,7 +278,7 @@ def largest_within(
     return best
 
 
-def _last_target(budget: int, best: _Encoded | None) -> float:
+def _last_target(budget: float, best: _Encoded | None) -> float:
     """Bytes that the last encoding aims for."""
     if best is None:
         return _SAFE * budget - _SAFE_BYTES
@@ -338,6 +339,7 @@ class Steady:
     """
 
     LEAST: ClassVar[float] = 0.75  # of the budget
+    ROOM: ClassVar[float] = 0.92  # what a new step aims for, so that the next updates fit too
     BITS: ClassVar[int] = 4
 
     scale: float = 0.0

@@ -155,12 +155,12 @@ def _plan(group: Group, edges: Edges, packed: bool, newest: bool = True) -> Plan
 
 def _is_clustered(group: Group) -> bool:
     """Whether zeros stand beside zeros more often than by chance, in a sample: gaps are then far from geometric."""
-    length = min(_SAMPLED_BLOCK, group.symbols.size)
+    length = max(min(_SAMPLED_BLOCK, group.symbols.size), 1)
     blocks = group.symbols[: group.symbols.size // length * length].reshape(-1, length)
     zeros = blocks[:: max(len(blocks) // _SAMPLED_BLOCKS, 1)] == group.zero
     pairs = zeros[:, 1:] & zeros[:, :-1]
-    share = np.count_nonzero(zeros) / zeros.size
-    return bool(np.count_nonzero(pairs) > _CHANCE * share**2 * pairs.size)
+    by_chance = np.count_nonzero(zeros) ** 2 * pairs.size / max(zeros.size, 1) ** 2
+    return bool(np.count_nonzero(pairs) > _CHANCE * by_chance)
 
 
 class _Dense(NamedTuple):

@@ -94,7 +94,8 @@ def walk(
     written. Raises FrameError if the gaps don't end with a level, or reach beyond `entries`.
     """
     loops = kernels.compiled()
-    if loops is not None and (values is None or values.dtype in (np.uint8, np.float32)):
+    fits = values is None or (values.dtype in (np.uint8, np.float32) and out is not None and out.dtype == values.dtype)
+    if loops is not None and fits:
         mode = _CHECK if values is None else _SYMBOLS if values.dtype == np.uint8 else _ADD if add else _ASSIGN
         sound = loops.place(
             *(gaps.tokens, gaps.low, gaps.shift, gaps.packed, gaps.factor, gaps.alphabet, gaps.nonzero, entries, mode),
