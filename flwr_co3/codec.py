@@ -339,9 +339,7 @@ class Codec:
         converted = convert(
             fmt, update.sources, update.decay, scales, units, cells=of_tensors, rng=self._rng, kept=kept
         )
-        packed = header.coder == "rans"
-        groups = self._groups(converted, scales, update)
-        plans = [plan(group, fmt.edges, packed) for group in groups]
+        plans = [plan(group, fmt.edges, header.coder == "rans") for group in self._groups(converted, scales, update)]
         codes = None if cells is None else cells.codes
         parts = frame_parts(header, scales, plans, update.exact.values(), codes)
         group_bytes = np.array([plan.cost for plan in plans]) / (8 << COST_BITS)

@@ -90,5 +90,4 @@ def _decoded(first: Integers, second: Integers, size: int) -> Floats:
 
 def _used(size: int) -> npt.NDArray[np.bool_]:
     """Which places of the runs hold entries; shape (steps, runs)."""
-    length = -(-size // RUNS)
-    return (np.arange(RUNS * length) < size).reshape(RUNS, length).T
+    return runs_of(np.ones(size), 1.0) > 0
