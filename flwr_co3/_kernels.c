@@ -1690,6 +1690,32 @@ static PyObject *py_gaps(PyObject *self, PyObject *args) {
     return result;
 }
 
+PyDoc_STRVAR(zero_pairs_doc, "zero_pairs(symbols, zero, block, stride) -> (zeros, pairs)\n\n"
+"How many symbols are `zero`, and how many follow one that is, in each `stride`th block; see group._is_clustered.");
+static PyObject *py_zero_pairs(PyObject *self, PyObject *args) {
+    Py_buffer buffer;
+    int zero;
+    long long block, stride, zeros = 0, pairs = 0;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "y*iLL", &buffer, &zero, &block, &stride)) return NULL;
+    const uint8_t *symbols = buffer.buf;
+    int ok = block > 0 && stride > 0 && block <= INT32_MAX;
+    if (!ok) too_short("block");
+    int64_t step = ok && stride <= buffer.len / block ? block * stride : buffer.len; /* the first block alone */
+    for (int64_t first = 0; ok && first <= buffer.len - block; first += step) {
+        const uint8_t *at = symbols + first;
+        int32_t here = at[0] == zero, beside = 0;
+        for (int64_t i = 1; i < block; i++) {
+            here += at[i] == zero;
+            beside += (at[i] == zero) & (at[i - 1] == zero);
+        }
+        zeros += here;
+        pairs += beside;
+    }
+    PyBuffer_Release(&buffer);
+    return ok ? Py_BuildValue("(LL)", zeros, pairs) : NULL;
+}
+
 /* Frequencies of a geometric distribution, its rest in the last token; see frequencies.geometric. */
 static int geometric(int64_t ratio, int64_t *out) {
     int64_t weights[TOKENS], rest = 1 << 30;
@@ -2145,6 +2171,7 @@ static PyMethodDef methods[] = {
     {"huffman_encode", py_huffman_encode, METH_VARARGS, huffman_encode_doc},
     {"huffman_decode", py_huffman_decode, METH_VARARGS, huffman_decode_doc},
     {"gaps", py_gaps, METH_VARARGS, gaps_doc},
+    {"zero_pairs", py_zero_pairs, METH_VARARGS, zero_pairs_doc},
     {"token_table", py_token_table, METH_VARARGS, token_table_doc},
     {"place", py_place, METH_VARARGS, place_doc},
     {"dequantize", py_dequantize, METH_VARARGS, dequantize_doc},

@@ -23,6 +23,7 @@ from flwr_co3.compress import (
     Plan,
     ZeroModel,
     divisible,
+    lowest_version,
     read_model,
     read_stream,
     write_levels,
@@ -58,7 +59,7 @@ _KNOWN_TABLE = 32
 _CENTROIDS = 64
 _SCHEME = 128  # the tensors are coded by another scheme than CO3
 # Of a second byte of flags, which follows the first where the table is known.
-_SHORT_SCALE, _JOINED, _EXACT_MARKED = 1 << 8, 1 << 9, 1 << 10
+_SHORT_SCALE, _ONE_GROUP, _EXACT_MARKED = 1 << 8, 1 << 9, 1 << 10
 _FORMAT_SHIFT = 11
 _FLAGS = (31, *[31 | _KNOWN_TABLE | _CENTROIDS | _SCHEME] * 2)  # of the first byte, that the versions know
 #: A format's place, from 1, is its number where the table is known; 0 stands for any other.
@@ -188,7 +189,7 @@ class Header:
         number = next((n for n, name in enumerate(_FORMATS, start=1) if FloatFormat(name) == self.format), 0)
         if not number:
             out += _write_format(self.format)
-        flags = _KNOWN_TABLE | _JOINED * self.joined | number << _FORMAT_SHIFT
+        flags = _KNOWN_TABLE | _ONE_GROUP * self.joined | number << _FORMAT_SHIFT
         doubtful = _doubtful(self.tensors)
         if not self.exact.isdisjoint(doubtful):
             out += write_bits([(name in self.exact, 1) for name in doubtful])
@@ -301,8 +302,8 @@ def frame_parts(
         models += plan.header
         if flags & _CENTROIDS and codes is not None and not plan.is_zero:
             _write_codes(models, codes[group])
-    version = max((plan.version for plan in plans), default=1)
-    return _assemble(header, flags, bytes(models), exact, write_stream(plans, header.coder), version)
+    coded = write_stream(plans, header.coder)
+    return _assemble(header, flags, bytes(models), exact, coded, lowest_version(plans))
 
 
 def write_scheme_frame(header: Header, sections: Sections, exact: Iterable[Array]) -> bytes:
@@ -758,7 +759,7 @@ def _header_like(reader: Reader, flags: int, like: Mapping[str, TensorSpec] | No
     if flags & _EXACT_MARKED:
         doubtful, bits = _doubtful(tensors), BitReader(reader)
         exact |= {name for name in doubtful if bits.bits(1)}
-    header = Header.of(fmt, CODERS[flags & _HUFFMAN], tensors, frozenset(exact), True, bool(flags & _JOINED))
+    header = Header.of(fmt, CODERS[flags & _HUFFMAN], tensors, frozenset(exact), True, bool(flags & _ONE_GROUP))
     if header.reference[0][:2] != checksum:
         raise FrameError(
             "The frame refers to another table of tensors than that of the receiver's model: names, dtypes, shapes or "

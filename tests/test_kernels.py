@@ -1,7 +1,9 @@
 """Which loops run and who says so; and arguments that no caller gives, which the compiled ones must survive."""
 
+import ast
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -196,6 +198,7 @@ RIGHT = dict(
     huffman_encode=[u1(100), 0, np.ones(256, "u2"), u2(256), 30],
     huffman_decode=[bytes(13), i8(13), bits, ones, 100, u1(100)],
     gaps=[np.repeat(np.array([5, 6], "u1"), [90, 10]), 5, 1, 10],
+    zero_pairs=[u1(100), 0, 10, 3],
     token_table=[np.arange(64, dtype="u1"), 2, log2],
     place=[np.full(10, 3, "u1"), bytes(4), 2, u1(10), 1, 2, 10, 1000, 2, f4(2), f4(1000)],
     activity=[u1(120), 4, 10, 3, 5, np.zeros(4, "i8"), np.zeros(10, "i8")],
@@ -284,6 +287,7 @@ ABSURD: dict[str, list[str]] = {
         f"a[4] = {HUGE}; a[1] = i8()",
     ],
     "gaps": [f"a[3] = {levels}" for levels in (9, 11, 0, -1, 101, HUGE)],
+    "zero_pairs": [f"a[{k}] = {size}" for k in (2, 3) for size in (0, -1, TINY)] + [f"a[2] = {HUGE}"],
     "token_table": ["a[0] = u1(0)", "a[0][:] = 64", "a[1] = -1", "a[1] = 41"],
     "activity": [f"a[{k}] = {size}" for k in (1, 2, 3) for size in (0, -1, 5, HUGE)],
     "sort_classes": [
@@ -337,6 +341,7 @@ SURVIVED: dict[str, list[str]] = {
     "huffman_encode": [f"a[1] = {base}" for base in (-1, 255, 1 << 30)] + [f"a[4] = {HUGE}"],
     "huffman_decode": ["a[3][:] = 255", "a[3][:] = 0", "a[0] = b''; a[1] = i8(0)"],
     "gaps": ["a[1] = 1000", "a[1] = -7", "a[2] = 1 << 30"],
+    "zero_pairs": ["a[0] = u1(0)", "a[1] = 1000", "a[2] = 101", f"a[3] = {HUGE}", f"a[2] = 101; a[3] = {HUGE}"],
     "token_table": ["a[2][:] = -5"],
     "activity": ["a[4] = 1000", "a[5][:] = -1"],
     "sort_classes": ["a[0][:] = 255", "a[9][:] = -1"],
@@ -387,6 +392,15 @@ def test_every_compiled_function_is_among_them() -> None:
     with running(VECTORS):
         functions = {name for name in dir(kernels.compiled()) if not name.startswith("_")}
     assert functions - {"use"} == set(SURVIVED) == set(ABSURD)
+
+
+def test_the_stub_has_the_arguments_that_the_docstrings_have() -> None:
+    stub = ast.parse((ROOT / "flwr_co3" / "_kernels.pyi").read_text(encoding="utf-8"))
+    typed = {f.name: [a.arg for a in f.args.posonlyargs] for f in stub.body if isinstance(f, ast.FunctionDef)}
+    with running(VECTORS):
+        docs = {name: doc for name, f in vars(kernels.compiled()).items() if callable(f) and (doc := f.__doc__)}
+    written = {name: re.findall(r"\w+", doc[len(name) : doc.index(")")]) for name, doc in docs.items()}
+    assert typed == {name: arguments for name, arguments in written.items() if not name.startswith("_")}
 
 
 @pytest.mark.parametrize("function", sorted(SURVIVED))

@@ -1,7 +1,7 @@
 """Compress: level indices to bytes and back, without loss."""
 
 from flwr_co3.compress.classes import Grid
-from flwr_co3.compress.group import MAX_MAGNITUDE, Group, Model, Plan, ZeroModel, plan, read_model
+from flwr_co3.compress.group import MAX_MAGNITUDE, Group, Model, Plan, ZeroModel, lowest_version, plan, read_model
 from flwr_co3.compress.levels import Levels, Part, divisible
 from flwr_co3.compress.levels import write as write_levels
 from flwr_co3.compress.stream import CODERS
@@ -21,6 +21,7 @@ __all__ = [
     "Plan",
     "ZeroModel",
     "divisible",
+    "lowest_version",
     "plan",
     "read_model",
     "read_stream",

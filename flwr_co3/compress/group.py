@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -86,6 +87,11 @@ class Plan(NamedTuple):
         return cls(bytes([ZERO]), [], b"", 0)
 
 
+def lowest_version(plans: Iterable[Plan]) -> int:
+    """The lowest version of the frame that knows the forms of all these groups."""
+    return max((plan.version for plan in plans), default=1)
+
+
 def plan(group: Group, edges: Edges, packed: bool) -> Plan:
     """Choose the cheapest way to code a group, by exact bytes of headers and near-exact bits of symbols.
 
@@ -156,11 +162,22 @@ def _plan(group: Group, edges: Edges, packed: bool, newest: bool = True) -> Plan
 def _is_clustered(group: Group) -> bool:
     """Whether zeros stand beside zeros more often than by chance, in a sample: gaps are then far from geometric."""
     length = max(min(_SAMPLED_BLOCK, group.symbols.size), 1)
+    blocks = group.symbols.size // length
+    stride = max(blocks // _SAMPLED_BLOCKS, 1)
+    zeros, pairs = _zero_pairs(group, length, stride)
+    sampled = -(-blocks // stride) * length
+    by_chance = zeros**2 * (sampled - sampled // length) / max(sampled, 1) ** 2
+    return pairs > _CHANCE * by_chance
+
+
+def _zero_pairs(group: Group, length: int, stride: int) -> tuple[int, int]:
+    """Zeros, and zeros that follow one, in each of so many blocks of this length."""
+    if loops := kernels.compiled():
+        zeros, pairs = loops.zero_pairs(group.symbols, group.zero, length, stride)
+        return zeros, pairs
     blocks = group.symbols[: group.symbols.size // length * length].reshape(-1, length)
-    zeros = blocks[:: max(len(blocks) // _SAMPLED_BLOCKS, 1)] == group.zero
-    pairs = zeros[:, 1:] & zeros[:, :-1]
-    by_chance = np.count_nonzero(zeros) ** 2 * pairs.size / max(zeros.size, 1) ** 2
-    return bool(np.count_nonzero(pairs) > _CHANCE * by_chance)
+    sample = blocks[::stride] == group.zero
+    return int(np.count_nonzero(sample)), int(np.count_nonzero(sample[:, 1:] & sample[:, :-1]))
 
 
 class _Dense(NamedTuple):

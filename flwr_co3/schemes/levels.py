@@ -13,7 +13,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from flwr_co3.compress import MAX_MAGNITUDE, Group, Model, Plan, plan, read_model, read_stream, write_stream
+from flwr_co3.compress import (
+    MAX_MAGNITUDE,
+    Group,
+    Model,
+    Plan,
+    lowest_version,
+    plan,
+    read_model,
+    read_stream,
+    write_stream,
+)
 from flwr_co3.compress.tables import fits_of
 from flwr_co3.moments import Source, measure
 from flwr_co3.wire import Reader
@@ -49,7 +59,7 @@ def write_levels(levels: Sequence[Integers]) -> Coded:
     plans = [_plan(np.concatenate([tokens[i] for i in group])) for group in _groups([t.size for t in tokens])]
     return Coded(
         b"".join(p.header for p in plans), _planes(*map(np.concatenate, zip(*low, strict=True))) if low else b"",
-        write_stream(plans, "rans"), max((p.version for p in plans), default=1),
+        write_stream(plans, "rans"), lowest_version(plans),
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """How a group of tensors is coded: every kind comes back, and the cheapest kind is chosen."""
 
+import itertools
 from unittest.mock import patch
 
 import numpy as np
@@ -229,3 +230,13 @@ def test_a_list_out_of_order_is_refused() -> None:
 
 def test_a_plan_of_zeros() -> None:
     assert Plan.zeros().size == cost_of_bytes(1)
+
+
+@settings(deadline=None)
+@given(st.binary(min_size=1, max_size=300), st.integers(1, 64), st.integers(1, 9))
+def test_pairs_of_zeros_are_those_of_every_block_that_is_sampled(text: bytes, length: int, stride: int) -> None:
+    symbols = np.frombuffer(text, np.uint8) % 3
+    found = group_module._zero_pairs(Group(symbols, np.zeros(7, np.int64), 1, Fit(0, 0), Fit(0, 0)), length, stride)
+    starts = range(0, symbols.size - length + 1, length * stride)
+    zeros = [(symbols[first : first + length] == 1).tolist() for first in starts]
+    assert found == (sum(map(sum, zeros)), sum(a and b for block in zeros for a, b in itertools.pairwise(block)))
