@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -15,7 +15,7 @@ from flwr_co3.by_scheme import encode as encode_by_scheme
 from flwr_co3.compress import Grid, Group, Plan, plan
 from flwr_co3.compress.frequencies import COST_BITS
 from flwr_co3.config import CO3Config
-from flwr_co3.convert import Cells, Converted, convert, keep
+from flwr_co3.convert import Cells, Converted, convert, keep, thinned
 from flwr_co3.correct import ErrorMemory
 from flwr_co3.frame import EMPTY, FrameReader, TensorSpec, frame_parts, numpy_dtype
 from flwr_co3.gennorm import GenNorm
@@ -300,7 +300,8 @@ class Codec:
             if update.header is not header:
                 nothing = self._frame_of_zeros(update)
             best = largest_within(
-                budget, len(nothing), sizes, lambda scales: self._at(scales, update, None), self._steady
+                *(budget, len(nothing), sizes, partial(self._at, update=update)),
+                *(partial(self._between, update=update), self._steady),
             )
         if memory is not None:
             kept = _places(update, memory)
@@ -330,16 +331,32 @@ class Codec:
         plans = [Plan.zeros()] * len(update.header.groups)
         return b"".join(frame_parts(update.header, scales, plans, update.exact.values()))
 
-    def _at(self, scales: Floats, update: Update, kept: list[Array] | None) -> _Attempt:
+    def _at(self, scales: Floats, update: Update, kept: list[Array] | None = None) -> _Attempt:
         """Encode at a scale for each tensor that is converted."""
-        header, fmt = update.header, update.header.format
-        units = np.where(update.moments.peak > 0, update.moments.peak, 1.0)
         cells = _cells(scales, update)
-        of_tensors = None if cells is None else cells.of_tensors(header.group_members)
         converted = convert(
-            fmt, update.sources, update.decay, scales, units, cells=of_tensors, rng=self._rng, kept=kept
+            *(update.header.format, update.sources, update.decay, scales, _units(update)),
+            cells=_of_tensors(cells, update),
+            rng=self._rng,
+            kept=kept,
         )
-        plans = [plan(group, fmt.edges, header.coder == "rans") for group in self._groups(converted, scales, update)]
+        return self._framed(scales, update, converted, cells)
+
+    def _between(self, finer: _Attempt, coarser: _Attempt, share: float, update: Update) -> _Attempt:
+        """The finer of two attempts, with level 0 for some of the entries that have it in the coarser one."""
+        cells = _cells(finer.scales, update)
+        converted = thinned(
+            *(update.header.format, update.sources, update.decay, finer.scales, _units(update)),
+            *(finer.converted, coarser.converted, share),
+            cells=finer.cells,
+        )
+        return self._framed(finer.scales, update, converted, cells)
+
+    def _framed(self, scales: Floats, update: Update, converted: Converted, cells: Cells | None) -> _Attempt:
+        """Code what was converted."""
+        header = update.header
+        groups = self._groups(converted, scales, update)
+        plans = [plan(group, header.format.edges, header.coder == "rans") for group in groups]
         codes = None if cells is None else cells.codes
         parts = frame_parts(header, scales, plans, update.exact.values(), codes)
         group_bytes = np.array([plan.cost for plan in plans]) / (8 << COST_BITS)
@@ -348,7 +365,7 @@ class Codec:
         share = entries / np.repeat(_sums(entries, members), members) if members else entries
         losses = _Losses(converted.squares, share * np.repeat(group_bytes, members))
         error = _weighted(losses.squares * update.factors**2, update)
-        return _Attempt(parts, scales, of_tensors, converted, losses, error)
+        return _Attempt(parts, scales, _of_tensors(cells, update), converted, losses, error)
 
     def _groups(self, converted: Converted, scales: Floats, update: Update) -> Iterator[Group]:
         """Tensors that share a model, as the compressor wants them."""
@@ -371,6 +388,16 @@ def _cells(scales: Floats, update: Update) -> Cells | None:
     starts = [tensors.start for tensors in members]
     same = np.minimum.reduceat(scales, starts) == np.maximum.reduceat(scales, starts)
     return update.quantizer.cells(update.counts, np.where(same, scales[starts], np.nan))
+
+
+def _of_tensors(cells: Cells | None, update: Update) -> Cells | None:
+    return None if cells is None else cells.of_tensors(update.header.group_members)
+
+
+def _units(update: Update) -> Floats:
+    """Units of the tensors' squared errors: their peaks."""
+    peak = update.moments.peak
+    return np.where(peak > 0, peak, 1.0)
 
 
 def _weighted(squares: Floats, update: Update) -> float:

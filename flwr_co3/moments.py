@@ -39,11 +39,15 @@ class Source(NamedTuple):
 
     def block(self, decay: float, start: int, stop: int) -> Array:
         """What is to be sent of some entries, flat."""
-        block = self.update.reshape(-1)[start:stop]
+        return self.at(decay, slice(start, stop))
+
+    def at(self, decay: float, places: slice | npt.NDArray[np.int64]) -> Array:
+        """What is to be sent of the entries at these places of the flat tensor."""
+        block: Array = self.update.reshape(-1)[places]
         if self.error is None:
             return block
         with np.errstate(over="ignore", invalid="ignore"):  # whoever measures it notices
-            total: Array = self.error.reshape(-1)[start:stop] * np.float32(decay)
+            total: Array = self.error.reshape(-1)[places] * np.float32(decay)
             total += block
         return total
 

@@ -146,15 +146,18 @@ def _is_schedule(value: object) -> bool:
     return callable(value) or isinstance(value, FollowLoss)
 
 
-# Encodings that a budget may take, and what share of it, less a byte, each aims for.
+_ATTEMPTS = 3
+# What share of a budget, less a byte, each encoding aims for.
 _AIMS = (0.995, 0.997, 0.993)
 _GOOD = 0.99
-# The last one aims lower where nothing has fitted, or the best so far leaves much: the more so within small budgets,
-# where a level more than 32, or a larger magnitude, changes how all are coded.
+# The last one aims lower where nothing has fitted, or the best so far leaves much.
 _SAFE, _SAFE_BYTES = 0.99, 2
 _POOR, _SURE = 0.97, 0.988
-_SMALL, _CARE = 512, 0.1
-_CORRECTIONS = 3  # of a scale by what the size is likely to be there
+# Within so few bytes an entry more or less is what an encoding misses its aim by: the second aims for the other side of
+# the budget, and the last one keeps some of the levels between both. Leaving one out saves less than their mean, since
+# those that both have cost more at the finer scale; and it aims to leave this share of the budget, or so many bytes.
+_SMALL, _ABOVE, _BELOW = 1024, 1.01, 0.97
+_LEFT_OUT, _LEFT, _LEFT_BYTES = 1.2, 0.0065, 1.5
 
 # A group's table and what surrounds it, in bits: a list of few levels that are not 0 costs this and their places more
 # than the entropy of these, and no group costs more than the last.
@@ -211,7 +214,12 @@ def suited(update: Update, formats: Sequence[tuple[FloatFormat, float]], bits: f
 
 
 def largest_within(
-    budget: int, fixed: int, sizes: Sizes, encode: Callable[[Floats], E], steady: Steady | None = None
+    budget: int,
+    fixed: int,
+    sizes: Sizes,
+    encode: Callable[[Floats], E],
+    between: Callable[[E, E, float], E],
+    steady: Steady | None = None,
 ) -> E | None:
     """Encode an update with the least squared error that a budget allows.
 
@@ -225,6 +233,8 @@ def largest_within(
         Of what is to be encoded.
     encode : callable
         Encodes at a scale for each tensor.
+    between : callable
+        Encodes what one that is too large has over one that fits in part: that share of its levels more.
     steady : Steady, optional
         The common scale of the update before, which is tried first and becomes this one's.
 
@@ -242,7 +252,8 @@ def largest_within(
     counted magnitudes, from which the size at any scale follows nearly if levels are independent. Where they are not,
     each encoding shows by which share it is smaller; between two of them that share is interpolated. Where many values
     are nearly equal, sizes jump and may even fall with the scale (all of them in one level cost next to nothing): the
-    last encoding takes the middle of a jump.
+    last encoding takes the middle of a jump. Within small budgets a single entry counts: there the second encoding aims
+    for the other side of the budget, and the last one has some of the levels between both.
     """
     if not sizes.update.header.groups:
         return None
@@ -256,18 +267,24 @@ def largest_within(
         if Steady.LEAST * budget <= same.size <= budget:
             return same
     aimed = budget * Steady.ROOM if steady is not None and steady.wanted else budget
-    fitting, too_large = 0.0, math.inf
-    for attempt, aim in enumerate(_AIMS, start=1):
-        last = attempt == len(_AIMS)
-        common = rounded(known.scale_for(_last_target(aimed, best) if last else aimed * aim - 1))
+    small = budget <= _SMALL and steady is None
+    fitting, too_large, larger = 0.0, math.inf, None
+    for attempt in range(1, _ATTEMPTS + 1):
+        last = attempt == _ATTEMPTS
         wide = best is not None and 2 * (best.size - fixed) < budget - fixed
+        if last and small and best is not None and larger is not None and not wide:
+            candidate = between(larger, best, _share(budget, best.size, larger.size))
+            if candidate.size <= budget and candidate.error < best.error:
+                best = candidate
+            break
+        common = rounded(known.scale_for(_target(attempt, aimed, small, best)))
         if too_large < math.inf and (wide or not fitting < common < too_large):
             common = rounded(math.sqrt(fitting or common) * math.sqrt(too_large))
         candidate = encode(scales_at(common))
         common = min(common, sizes.largest)
         size = candidate.size
         if size > budget:
-            too_large = common
+            too_large, larger = common, candidate
         elif best is None or candidate.error < best.error:
             best, fitting = candidate, common
         if size <= budget and (size >= _GOOD * aimed or common >= sizes.largest):
@@ -278,13 +295,19 @@ def largest_within(
     return best
 
 
-def _last_target(budget: float, best: _Encoded | None) -> float:
-    """Bytes that the last encoding aims for."""
-    if best is None:
-        return _SAFE * budget - _SAFE_BYTES
-    if best.size >= _POOR * budget:
-        return _AIMS[-1] * budget - 1
-    return _SURE * budget - (_CARE * (budget - best.size) if budget < _SMALL else 0.0)
+def _target(attempt: int, budget: float, small: bool, best: _Encoded | None) -> float:
+    """Bytes that an encoding aims for."""
+    if attempt == 2 and small:
+        return budget * _ABOVE + _SAFE_BYTES if best is not None else budget * _BELOW - _SAFE_BYTES
+    if attempt < _ATTEMPTS or (best is not None and best.size >= _POOR * budget):
+        return budget * _AIMS[attempt - 1] - 1
+    return _SAFE * budget - _SAFE_BYTES if best is None else _SURE * budget
+
+
+def _share(budget: int, fits: int, larger: int) -> float:
+    """Share of the levels between two encodings that is likely to fit."""
+    excess = larger - budget + min(_LEFT * budget, _LEFT_BYTES)
+    return max(1 - _LEFT_OUT * excess / (larger - fits), 0.0)
 
 
 class _Known:
@@ -309,11 +332,13 @@ class _Known:
 
     def scale_for(self, size: float) -> float:
         """Common scale at which the frame is likely to have so many bytes."""
-        bits, ratio = 8 * (size - self._fixed), self._points[-1][1] if self._points else 0.0
-        common = self._sizes.scale_for(bits / math.exp(ratio))
-        for _ in range(_CORRECTIONS if len(self._points) > 1 and common < math.inf else 0):
-            common = self._sizes.scale_for(bits / math.exp(self._ratio_at(math.log(common))))
-        return common
+        return self._sizes.scale_for(8 * (size - self._fixed), self._gain_at)
+
+    def _gain_at(self, common: float) -> float:
+        """Bits that levels are likely to take over those told."""
+        if len(self._points) < 2:
+            return math.exp(self._points[-1][1]) if self._points else 1.0
+        return math.exp(self._ratio_at(math.log(common)))
 
     def _ratio_at(self, place: float) -> float:
         """On the line between the last two points; beyond one of them, what it is there."""
@@ -403,16 +428,23 @@ class Sizes:
         table = _LIST_BITS + nonzero * np.maximum(np.log2(np.maximum(nonzero, 1)) - 1, 0.5)
         return float(np.sum(np.where(nonzero > 0.5, bits + np.minimum(table, _TABLE_BITS), 0)))
 
-    def scale_for(self, bits: float) -> float:
-        """Largest common scale at which all groups take at most `bits`; infinite if they do at any."""
+    def scale_for(self, bits: float, gain_at: Callable[[float], float] = lambda common: 1.0) -> float:
+        """Largest common scale at which all groups take at most `bits`; infinite if they do at any.
+
+        `gain_at` tells what they take at a scale over what independent levels would.
+        """
+
+        def bits_at(common: float) -> float:
+            return self.bits(common) * gain_at(common)
+
         high = math.log2(self.largest)
-        above, below = self.bits(self.largest), 0.0
+        above, below = bits_at(self.largest), 0.0
         if above <= bits:
             return math.inf
         low = max(high - 60, _LEAST_SCALE)
         for _ in range(_HALVINGS):
             middle = 0.5 * (low + high)
-            there = self.bits(2.0**middle)
+            there = bits_at(2.0**middle)
             if there > bits:
                 high, above = middle, there
             else:

@@ -21,7 +21,7 @@ from tests.strategies import QUANTIZERS, configured
 def counted_encodings() -> Iterator[list[int]]:
     """Sizes of the frames that were made on the way."""
     sizes: list[int] = []
-    original = Codec._at
+    original = Codec._framed
 
     def counting(self: Codec, *args: Any) -> _Attempt:
         encoded = original(self, *args)
@@ -29,7 +29,7 @@ def counted_encodings() -> Iterator[list[int]]:
         return encoded
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Codec, "_at", counting)
+        patch.setattr(Codec, "_framed", counting)
         yield sizes
 
 
@@ -305,7 +305,7 @@ def test_where_sizes_jump_the_last_encoding_takes_the_middle() -> None:
 
 def test_the_frame_that_loses_least_is_sent_and_not_the_largest() -> None:
     frames = []
-    original = Codec._at
+    original = Codec._framed
 
     def recording(self: Codec, *args: Any) -> _Attempt:
         frames.append(original(self, *args))
@@ -313,7 +313,7 @@ def test_the_frame_that_loses_least_is_sent_and_not_the_largest() -> None:
 
     values = np.random.default_rng(0).normal(0.77, 0.005, 50_000).astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Codec, "_at", recording)
+        patch.setattr(Codec, "_framed", recording)
         encoded = Codec(CO3Config(rate=RateLimit(bits_per_parameter=1))).compress({"w": values})
     fitting = [frame for frame in frames if frame.size <= 6250]
     assert len(fitting) > 1

@@ -44,9 +44,9 @@ _SHARE_BITS = 20  # of the shares that a packed group's cost is estimated from
 _SPARSE_BELOW = 0.25
 # Where its zeros stand together it is worth measuring up to here, by version 3 of the frame, and takes more time: it is
 # chosen where it saves one byte in so many.
-_CLUSTERED_BELOW, _CLUSTERED_GAIN = 0.7, 50
+_CLUSTERED_BELOW, _CLUSTERED_GAIN = 0.8, 50
 _SAMPLED_BLOCKS, _SAMPLED_BLOCK = 8, 1024
-_CHANCE = 1.08  # pairs of zeros over those of independent ones, four standard deviations above 1
+_CORRELATED = 0.06  # of being zero, between neighbours: five standard deviations of a sample of independent ones
 _NEVER_DENSE = 1 / 32  # here a symbol for every entry would waste time
 _SPARSE_PATIENCE = 200  # likewise: one byte more in so many
 
@@ -165,9 +165,10 @@ def _is_clustered(group: Group) -> bool:
     blocks = group.symbols.size // length
     stride = max(blocks // _SAMPLED_BLOCKS, 1)
     zeros, pairs = _zero_pairs(group, length, stride)
-    sampled = -(-blocks // stride) * length
-    by_chance = zeros**2 * (sampled - sampled // length) / max(sampled, 1) ** 2
-    return pairs > _CHANCE * by_chance
+    sampled = max(-(-blocks // stride) * length, 2)
+    share = zeros / sampled
+    covariance = pairs / (sampled - sampled // length) - share**2
+    return covariance > _CORRELATED * share * (1 - share)
 
 
 def _zero_pairs(group: Group, length: int, stride: int) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from flwr_co3.convert.conversion import Converted, convert, keep, largest_number
 from flwr_co3.convert.float_format import FloatFormat
 from flwr_co3.convert.optimal_scale import distortion, least_error, optimal_scale
 from flwr_co3.convert.quantizer import RECONSTRUCTIONS, ROUNDINGS, Cells, Codes, Quantizer, points_of
+from flwr_co3.convert.thinning import thinned
 
 __all__ = [
     "RECONSTRUCTIONS",
@@ -21,4 +22,5 @@ __all__ = [
     "magnitude_values",
     "optimal_scale",
     "points_of",
+    "thinned",
 ]

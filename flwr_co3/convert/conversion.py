@@ -110,7 +110,7 @@ def _convert_in_numpy(
     out: Converted,
     t: int,
 ) -> None:
-    values = _symbol_values(_points(fmt, cells, t), scale, source)
+    values = symbol_values(fmt, cells, t, scale, source)
     edges = None if cells is None else cells.edges[t]
     start = int(out.starts[t])
     for first in range(0, source.update.size, BLOCK):
@@ -181,7 +181,7 @@ def keep(
     fast = [] if loops is None else of_float32(sources)
     for t in sorted(set(range(len(sources))) - set(fast)):
         source, start = sources[t], int(converted.starts[t])
-        values = _symbol_values(_points(fmt, cells, t), float(scales[t]), source)
+        values = symbol_values(fmt, cells, t, float(scales[t]), source)
         for first in range(0, source.update.size, BLOCK):
             block = source.block(decay, first, first + BLOCK)
             symbols = converted.symbols[start + first : start + first + block.size]
@@ -204,13 +204,9 @@ def keep(
     kernels.each(work, kernels.shares(len(runs), converted.symbols.size))
 
 
-def _points(fmt: FloatFormat, cells: Cells | None, t: int) -> Floats:
-    """What the magnitudes of a tensor decode to, in units of the levels."""
-    return fmt.magnitudes if cells is None else cells.points[t]
-
-
-def _symbol_values(points: Floats, scale: float, source: Source) -> Array:
-    """What each symbol of a tensor decodes to, in the type of its update: that may hold more than what is received."""
+def symbol_values(fmt: FloatFormat, cells: Cells | None, t: int, scale: float, source: Source) -> Array:
+    """What each symbol of tensor t decodes to, in the type of its update: that may hold more than what is received."""
+    points = fmt.magnitudes if cells is None else cells.points[t]
     received = source.received or source.update.dtype
     magnitudes = magnitude_values(points, scale, received.name).astype(received).astype(source.update.dtype)
     return np.concatenate([-magnitudes[:0:-1], magnitudes])
@@ -223,7 +219,7 @@ def _float32_values(
     values = magnitude_values(fmt.magnitudes if cells is None else cells.points, scales, "float32").astype(np.float32)
     for t, source in enumerate(sources):
         if source.received is not None and source.update.dtype == np.float32:
-            values[t] = _symbol_values(_points(fmt, cells, t), float(scales[t]), source)[fmt.zero :]
+            values[t] = symbol_values(fmt, cells, t, float(scales[t]), source)[fmt.zero :]
     return values
 
 

@@ -232,6 +232,17 @@ def test_a_plan_of_zeros() -> None:
     assert Plan.zeros().size == cost_of_bytes(1)
 
 
+@pytest.mark.parametrize("share", [0.27, 0.5, 0.7])
+def test_zeros_that_stand_together_are_coded_by_gaps(share: float) -> None:
+    """A fifth of the rows sends nothing, as of dead units: where most is zero anyway, chance has as many pairs nearly."""
+    rng = np.random.default_rng(1)
+    rows = np.where(rng.random((100, 1)) < 0.2, 0.0, rng.choice([-1.0, 1.0], (100, 700)))
+    rows[rng.random(rows.shape) >= share / 0.8] = 0
+    scattered = rng.permutation(rows.reshape(-1))
+    (together, _), (apart, _) = round_trip([group(rows.reshape(-1))], "rans"), round_trip([group(scattered)], "rans")
+    assert together == [SPARSE] and apart != [SPARSE]
+
+
 @settings(deadline=None)
 @given(st.binary(min_size=1, max_size=300), st.integers(1, 64), st.integers(1, 9))
 def test_pairs_of_zeros_are_those_of_every_block_that_is_sampled(text: bytes, length: int, stride: int) -> None:
