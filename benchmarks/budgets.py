@@ -5,9 +5,9 @@ tensors. What is missing is the share of the budget that the frame leaves unused
 for, because fewer bits hold all that 255 levels can say of it, is missing too.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, NamedTuple
 from unittest.mock import patch
 
 import typer
@@ -17,10 +17,19 @@ from benchmarks.layouts import draw
 from benchmarks.output import Form, Row, Table, show
 from benchmarks.pipeline import Update
 from benchmarks.sources import load
+from benchmarks.trainings import updates_of_training
 from flwr_co3 import CO3Config, Codec, RateLimit
 
 RATES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
+ALLOWED = 3.0  # % of a budget, of 50,000 parameters and more
 TENSORS = 8  # of a drawn model; their shapes go from .5 to 1.2, their widths over three octaves
+
+
+class Filled(NamedTuple):
+    """How a budget was used."""
+
+    unused: float  # % of it
+    encodings: int
 
 
 def main(
@@ -28,12 +37,19 @@ def main(
     rates: Annotated[str, typer.Option(help="Bits per parameter.")] = ",".join(map(str, RATES)),
     repeats: Annotated[int, typer.Option(min=1, help="Models of each size.")] = 5,
     updates: Annotated[str, typer.Option(help="Real updates: .npz files, or real for all.")] = "",
+    trainings: Annotated[
+        str, typer.Option(help="Rates of trainings; what their clients send, with their memories, is used too.")
+    ] = "",
+    task: Annotated[str, typer.Option(help="What is trained: a preset of the simulations.")] = "cifar10-small",
+    dataset: Annotated[str, typer.Option(help="Its data set: a local folder, or another name.")] = "",
     form: options.Shown = Form.TERMINAL,
 ) -> None:
     """Measure how tight frames are, and in how many encodings."""
     models: dict[str, list[Update]] = {
-        f"{int(size):,} drawn": [drawn(int(size), seed) for seed in range(repeats)] for size in sizes.split(",")
+        f"{int(size):,} drawn": [drawn(int(size), seed) for seed in range(repeats)] for size in sizes.split(",") if size
     }
+    for bits in filter(None, trainings.split(",")):
+        models[f"trained at {bits} bit"] = updates_of_training(task, dataset, float(bits))
     if updates:
         models |= {name: [update] for name, update in load(updates, None).items()}
     cells = {
@@ -42,13 +58,18 @@ def main(
         for rate in rates.split(",")
     }
 
-    def rows(cell: int) -> list[Row]:
+    def rows(value: Callable[[list[Filled]], float]) -> list[Row]:
         return [
-            {"model": name} | {f"{rate} bit": max(one[cell] for one in cells[name, rate]) for rate in rates.split(",")}
-            for name in models
+            {"model": f"{name} ({len(found)})"} | {f"{rate} bit": value(cells[name, rate]) for rate in rates.split(",")}
+            for name, found in models.items()
         ]
 
-    show([Table("Unused, in % of the budget; the worst of each cell", rows(0)), Table("Encodings", rows(1))], form)
+    tables = [
+        Table("Unused, in % of the budget; the worst of each cell", rows(lambda cell: max(one.unused for one in cell))),
+        Table("Frames that leave more than 3 %", rows(lambda cell: sum(one.unused > ALLOWED for one in cell))),
+        Table("Encodings, at most", rows(lambda cell: max(one.encodings for one in cell))),
+    ]
+    show(tables, form)
 
 
 def drawn(size: int, seed: int) -> Update:
@@ -60,8 +81,8 @@ def drawn(size: int, seed: int) -> Update:
     return tensors
 
 
-def fill(update: Update, bits: float) -> tuple[float, int]:
-    """Encode within a rate: the percentage that is left of the budget, and how many encodings it took.
+def fill(update: Update, bits: float) -> Filled:
+    """Encode within a rate.
 
     Raises
     ------
@@ -74,20 +95,20 @@ def fill(update: Update, bits: float) -> tuple[float, int]:
         frame = Codec(CO3Config(rate=rate)).compress(update, known=True).frame
     if len(frame) > budget:
         raise RuntimeError(f"A frame has {len(frame)} bytes, and its budget is {budget}.")
-    return 100 * (1 - len(frame) / budget), len(encodings)
+    return Filled(100 * (1 - len(frame) / budget), len(encodings))
 
 
 @contextmanager
 def counted() -> Iterator[list[int]]:
     """Count encodings."""
     found: list[int] = []
-    encode = Codec._at
+    encode = Codec._framed
 
     def counting(self: Codec, *arguments: object) -> object:
         found.append(1)
         return encode(self, *arguments)  # type: ignore[arg-type]
 
-    with patch.object(Codec, "_at", counting):
+    with patch.object(Codec, "_framed", counting):
         yield found
 
 

@@ -150,14 +150,16 @@ _ATTEMPTS = 3
 # What share of a budget, less a byte, each encoding aims for.
 _AIMS = (0.995, 0.997, 0.993)
 _GOOD = 0.99
-# The last one aims lower where nothing has fitted, or the best so far leaves much.
+# The last one aims lower where nothing has fitted, or the best so far leaves much: and where nothing was too large, by
+# this share of what is left.
 _SAFE, _SAFE_BYTES = 0.99, 2
-_POOR, _SURE = 0.97, 0.988
+_POOR, _SURE, _CARE = 0.97, 0.988, 0.15
+_BEYOND = 0.25  # of the way between two encodings
 # Within so few bytes an entry more or less is what an encoding misses its aim by: the second aims for the other side of
 # the budget, and the last one keeps some of the levels between both. Leaving one out saves less than their mean, since
-# those that both have cost more at the finer scale; and it aims to leave this share of the budget, or so many bytes.
+# those that both have cost more at the finer scale; and it aims to leave this share of the budget.
 _SMALL, _ABOVE, _BELOW = 1024, 1.01, 0.97
-_LEFT_OUT, _LEFT, _LEFT_BYTES = 1.2, 0.0065, 1.5
+_LEFT_OUT, _LEFT = 1.25, 0.0065
 
 # A group's table and what surrounds it, in bits: a list of few levels that are not 0 costs this and their places more
 # than the entropy of these, and no group costs more than the last.
@@ -277,7 +279,7 @@ def largest_within(
             if candidate.size <= budget and candidate.error < best.error:
                 best = candidate
             break
-        common = rounded(known.scale_for(_target(attempt, aimed, small, best)))
+        common = rounded(known.scale_for(_target(attempt, aimed, small, best, larger)))
         if too_large < math.inf and (wide or not fitting < common < too_large):
             common = rounded(math.sqrt(fitting or common) * math.sqrt(too_large))
         candidate = encode(scales_at(common))
@@ -295,18 +297,20 @@ def largest_within(
     return best
 
 
-def _target(attempt: int, budget: float, small: bool, best: _Encoded | None) -> float:
-    """Bytes that an encoding aims for."""
+def _target(attempt: int, budget: float, small: bool, best: _Encoded | None, larger: _Encoded | None) -> float:
+    """Bytes that an encoding aims for, after one that fits and one that is too large."""
     if attempt == 2 and small:
         return budget * _ABOVE + _SAFE_BYTES if best is not None else budget * _BELOW - _SAFE_BYTES
     if attempt < _ATTEMPTS or (best is not None and best.size >= _POOR * budget):
         return budget * _AIMS[attempt - 1] - 1
-    return _SAFE * budget - _SAFE_BYTES if best is None else _SURE * budget
+    if best is None:
+        return _SAFE * budget - _SAFE_BYTES
+    return _SURE * budget - (_CARE * (budget - best.size) if larger is None else 0.0)
 
 
 def _share(budget: int, fits: int, larger: int) -> float:
     """Share of the levels between two encodings that is likely to fit."""
-    excess = larger - budget + min(_LEFT * budget, _LEFT_BYTES)
+    excess = larger - budget + _LEFT * budget
     return max(1 - _LEFT_OUT * excess / (larger - fits), 0.0)
 
 
@@ -341,12 +345,13 @@ class _Known:
         return math.exp(self._ratio_at(math.log(common)))
 
     def _ratio_at(self, place: float) -> float:
-        """On the line between the last two points; beyond one of them, what it is there."""
+        """On the line between the last two points; beyond them it goes on half as steeply, and not far."""
         (first, low), (last, high) = self._points[-2:]
         if first == last:
             return high
-        way = min(max((place - first) / (last - first), 0.0), 1.0)
-        return low + way * (high - low)
+        way = (place - first) / (last - first)
+        within = min(max(way, 0.0), 1.0)
+        return low + (within + min(max((way - within) / 2, -_BEYOND), _BEYOND)) * (high - low)
 
 
 @dataclass

@@ -161,13 +161,15 @@ def _plan(group: Group, edges: Edges, packed: bool, newest: bool = True) -> Plan
 
 def _is_clustered(group: Group) -> bool:
     """Whether zeros stand beside zeros more often than by chance, in a sample: gaps are then far from geometric."""
-    length = max(min(_SAMPLED_BLOCK, group.symbols.size), 1)
+    length = min(_SAMPLED_BLOCK, group.symbols.size)
+    if length < 2:
+        return False
     blocks = group.symbols.size // length
     stride = max(blocks // _SAMPLED_BLOCKS, 1)
     zeros, pairs = _zero_pairs(group, length, stride)
-    sampled = max(-(-blocks // stride) * length, 2)
-    share = zeros / sampled
-    covariance = pairs / (sampled - sampled // length) - share**2
+    sampled = -(-blocks // stride)
+    share = zeros / (sampled * length)
+    covariance = pairs / (sampled * (length - 1)) - share**2
     return covariance > _CORRELATED * share * (1 - share)
 
 

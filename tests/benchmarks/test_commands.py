@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -27,14 +28,18 @@ from benchmarks import (
 )
 from benchmarks.output import Form, Row
 from flwr_co3 import kernels
+from simulations.presets import PRESETS
 
 SMALL = 5_000
 
 
+def tables(capsys: pytest.CaptureFixture[str]) -> list[list[Row]]:
+    found: list[dict[str, Any]] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return [table["rows"] for table in found]
+
+
 def rows(capsys: pytest.CaptureFixture[str], table: int = 0) -> list[Row]:
-    tables: list[dict[str, Any]] = json.loads(capsys.readouterr().out.splitlines()[-1])
-    found: list[Row] = tables[table]["rows"]
-    return found
+    return tables(capsys)[table]
 
 
 def assert_positive(row: Row) -> None:
@@ -193,21 +198,31 @@ def test_server_memory(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_budgets(capsys: pytest.CaptureFixture[str]) -> None:
-    budgets.main("5000", "0.1,1,6", 2, "", Form.JSON)
+    budgets.main("5000", "0.1,1,6", 2, form=Form.JSON)
 
-    (unused,) = rows(capsys)
-    assert unused.pop("model") == "5,000 drawn"
-    assert list(unused) == ["0.1 bit", "1 bit", "6 bit"]
-    for cell in unused.values():
-        assert isinstance(cell, float) and 0 <= cell < 20
+    unused, poor, encodings = (only for (only,) in tables(capsys))
+    assert [table.pop("model") for table in (unused, poor, encodings)] == 3 * ["5,000 drawn (2)"]
+    assert list(unused) == list(poor) == list(encodings) == ["0.1 bit", "1 bit", "6 bit"]
+    for rate, worst in unused.items():
+        assert isinstance(worst, float) and 0 <= worst < 20
+        assert (poor[rate] == 0) is (worst <= 3) and encodings[rate] in (1, 2, 3)
+
+
+def test_budgets_of_what_a_training_sends(capsys: pytest.CaptureFixture[str]) -> None:
+    with patch.dict(PRESETS, {"short": {"rounds": 3}}):
+        budgets.main("", "0.2,1", trainings="0.5", task="short", form=Form.JSON)
+
+    (unused,), *_ = tables(capsys)
+    assert unused.pop("model") == "trained at 0.5 bit (3)"
+    assert all(isinstance(worst, float) and 0 <= worst < 20 for worst in unused.values())
 
 
 def test_schemes(capsys: pytest.CaptureFixture[str]) -> None:
     schemes.main("one tensor", SMALL, "0.3,2", "co3,topk,qsgd,sign", 1, Form.JSON)
 
-    tables = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert [[row["scheme"] for row in table["rows"]] for table in tables] == [*2 * [["co3", "topk", "qsgd"]], ["sign"]]
-    for budget, table in zip((0.3, 2.0), tables, strict=False):
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [[row["scheme"] for row in table["rows"]] for table in found] == [*2 * [["co3", "topk", "qsgd"]], ["sign"]]
+    for budget, table in zip((0.3, 2.0), found, strict=False):
         for row in table["rows"]:
             assert_positive(row)
             assert row["bits"] <= budget and 90 < row["used %"] <= 100 and row["nMSE"] < 1

@@ -234,7 +234,7 @@ def test_a_plan_of_zeros() -> None:
 
 @pytest.mark.parametrize("share", [0.27, 0.5, 0.7])
 def test_zeros_that_stand_together_are_coded_by_gaps(share: float) -> None:
-    """A fifth of the rows sends nothing, as of dead units: where most is zero anyway, chance has as many pairs nearly."""
+    """A fifth of the rows sends nothing, as of dead units; where most is zero anyway, chance pairs nearly as many."""
     rng = np.random.default_rng(1)
     rows = np.where(rng.random((100, 1)) < 0.2, 0.0, rng.choice([-1.0, 1.0], (100, 700)))
     rows[rng.random(rows.shape) >= share / 0.8] = 0
