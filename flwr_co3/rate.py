@@ -159,7 +159,7 @@ _BEYOND = 0.25  # of the way between two encodings
 # the budget, and the last one keeps some of the levels between both. Leaving one out saves less than their mean, since
 # those that both have cost more at the finer scale; and it aims to leave this share of the budget.
 _SMALL, _ABOVE, _BELOW = 1024, 1.01, 0.97
-_LEFT_OUT, _LEFT = 1.25, 0.0065
+_LEFT_OUT, _LEFT = 1.2, 0.0065
 
 # A group's table and what surrounds it, in bits: a list of few levels that are not 0 costs this and their places more
 # than the entropy of these, and no group costs more than the last.
