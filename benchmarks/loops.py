@@ -11,9 +11,9 @@ import numpy as np
 import typer
 
 from benchmarks import options
-from benchmarks.layouts import draw
+from benchmarks.layouts import LAYOUTS, draw_layout
 from benchmarks.output import Form, Row, Table, show
-from benchmarks.pipeline import aggregate, compensate_encode_keep, decode_add, specs
+from benchmarks.pipeline import Update, aggregate, compensate_encode_keep, decode_add, specs
 from benchmarks.settings import choose
 from benchmarks.timing import take_turns
 from flwr_co3 import CO3Config, Codec, ErrorMemory, kernels
@@ -59,24 +59,25 @@ def watched() -> Iterator[_Timed]:
 
 
 def main(
-    entries: Annotated[int, typer.Option(min=8, help="Entries of the update, one tensor.")] = 10_000_000,
+    entries: Annotated[int, typer.Option(min=8, help="Entries of the update.")] = 10_000_000,
+    layout: Annotated[str, typer.Option(help=f"Its tensors: {', '.join(LAYOUTS)}.")] = "one tensor",
     settings: options.Settings = "fp4,0.1 bit,fp8",
     runs: options.Runs = 7,
     form: options.Shown = Form.TERMINAL,
 ) -> None:
     """Time each loop as a share of a copy of the update."""
+    update = draw_layout(layout, entries)
     tables = []
     for setting, config in choose(settings).items():
-        tables += [Table(f"{setting}, {call}", rows) for call, rows in loops_of(entries, config, runs).items()]
+        tables += [Table(f"{setting}, {call}", rows) for call, rows in loops_of(update, config, runs).items()]
     show(tables, form)
 
 
-def loops_of(entries: int, config: CO3Config, runs: int) -> dict[str, list[Row]]:
+def loops_of(update: Update, config: CO3Config, runs: int) -> dict[str, list[Row]]:
     """Time encoding with a memory, and decoding into an aggregate."""
-    update = draw([(entries,)])
-    (tensor,) = update.values()
-    warm = np.zeros_like(tensor)
-    copy = take_turns({"copy": lambda: np.copyto(warm, tensor)}, runs).median("copy")
+    flat = np.concatenate([tensor.reshape(-1) for tensor in update.values()])
+    warm = np.zeros_like(flat)
+    copy = take_turns({"copy": lambda: np.copyto(warm, flat)}, runs).median("copy")
     codec, memory, like = Codec(config), ErrorMemory(), specs(update)
     total = aggregate(codec, update)
     frame = compensate_encode_keep(codec, update, memory).frame
