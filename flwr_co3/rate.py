@@ -158,7 +158,7 @@ _BEYOND = 0.25  # of the way between two encodings
 # Within so few bytes an entry more or less is what an encoding misses its aim by: the second aims for the other side of
 # the budget, and the last one keeps some of the levels between both. Leaving one out saves less than their mean, since
 # those that both have cost more at the finer scale; and it aims to leave this share of the budget.
-_SMALL, _ABOVE, _BELOW = 1024, 1.01, 0.97
+_SMALL, _ABOVE, _BELOW = 512, 1.01, 0.97
 _LEFT_OUT, _LEFT = 1.2, 0.0065
 
 # A group's table and what surrounds it, in bits: a list of few levels that are not 0 costs this and their places more
