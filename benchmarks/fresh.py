@@ -30,9 +30,9 @@ def run(arguments: Sequence[str], env: Mapping[str, str] | None = None, python: 
     RuntimeError
         If it fails: the message ends with what it said.
     """
-    done = subprocess.run(
-        [python, *arguments], cwd=_ROOT, env={**os.environ, **(env or {})}, capture_output=True, text=True
-    )
+    # Modules are compiled once, as where a package is installed: else each process would compile those that changed.
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run([python, *arguments], cwd=_ROOT, env={**kept, **(env or {})}, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{python} {' '.join(arguments)[:80]} failed: {done.stderr.strip()[-600:]}")
     return json.loads(done.stdout.splitlines()[-1])
