@@ -21,7 +21,7 @@ CLIENTS = 10
 
 
 def updates_of_training(task: str, dataset: str, bits: float) -> list[Update]:
-    """Train at so many bits a parameter, and return what one client after another sent.
+    """Train at so many bits a parameter, and return every eleventh of what ten clients sent.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def updates_of_training(task: str, dataset: str, bits: float) -> list[Update]:
     Returns
     -------
     list of dict
-        In round k, of client k: so many as there are rounds.
+        One or none of a round, from all rounds.
     """
     chosen = preset(task) | ({"dataset": dataset} if dataset else {})
     seen: list[Update] = []

@@ -655,7 +655,7 @@ enum { MAX_ALPHABET = 256, COST_BITS = 16, SHARE_BITS = 20 };
 static int normalize(const int64_t *weights, int n, int64_t total, int64_t *out) {
     int64_t mass = 0, sum = 0;
     for (int i = 0; i < n; i++) {
-        if (weights[i] < 0 || weights[i] >= (int64_t)1 << 40) return -1;
+        if (weights[i] < 0 || weights[i] >= (int64_t)1 << 41) return -1; /* two counts may share a frequency */
         mass += weights[i];
     }
     if (!mass) return -1;

@@ -119,7 +119,7 @@ class _Attempt(NamedTuple):
 
     parts: list[bytes]  # of the frame
     scales: Floats
-    cells: Cells | None  # of each tensor
+    cells: Cells | None  # of each group
     converted: Converted
     losses: _Losses
     error: float  # squared and weighted, of all tensors, in units of the largest peak
@@ -315,7 +315,7 @@ class Codec:
                     best.scales,
                     best.converted,
                     kept,
-                    cells=best.cells,
+                    cells=_of_tensors(best.cells, update),
                 )
             memory.replace(dict(zip(update.header.lossy, kept, strict=True)))
         if best is not None:
@@ -344,13 +344,12 @@ class Codec:
 
     def _between(self, finer: _Attempt, coarser: _Attempt, share: float, update: Update) -> _Attempt:
         """The finer of two attempts, with level 0 for some of the entries that have it in the coarser one."""
-        cells = _cells(finer.scales, update)
         converted = thinned(
             *(update.header.format, update.sources, update.decay, finer.scales, _units(update)),
             *(finer.converted, coarser.converted, share),
-            cells=finer.cells,
+            cells=_of_tensors(finer.cells, update),
         )
-        return self._framed(finer.scales, update, converted, cells)
+        return self._framed(finer.scales, update, converted, finer.cells)
 
     def _framed(self, scales: Floats, update: Update, converted: Converted, cells: Cells | None) -> _Attempt:
         """Code what was converted."""
@@ -365,7 +364,7 @@ class Codec:
         share = entries / np.repeat(_sums(entries, members), members) if members else entries
         losses = _Losses(converted.squares, share * np.repeat(group_bytes, members))
         error = _weighted(losses.squares * update.factors**2, update)
-        return _Attempt(parts, scales, _of_tensors(cells, update), converted, losses, error)
+        return _Attempt(parts, scales, cells, converted, losses, error)
 
     def _groups(self, converted: Converted, scales: Floats, update: Update) -> Iterator[Group]:
         """Tensors that share a model, as the compressor wants them."""

@@ -146,9 +146,9 @@ def _is_schedule(value: object) -> bool:
     return callable(value) or isinstance(value, FollowLoss)
 
 
-_ATTEMPTS = 3
-# What share of a budget, less a byte, each encoding aims for.
+# Encodings that a budget may take, and what share of it, less a byte, each aims for.
 _AIMS = (0.995, 0.997, 0.993)
+_ATTEMPTS = len(_AIMS)
 _GOOD = 0.99
 # The last one aims lower where nothing has fitted, or the best so far leaves much: and where nothing was too large, by
 # this share of what is left.
@@ -279,14 +279,14 @@ def largest_within(
             if candidate.size <= budget and candidate.error < best.error:
                 best = candidate
             break
-        common = rounded(known.scale_for(_target(attempt, aimed, small, best, larger)))
+        common = rounded(known.scale_for(_target(attempt, aimed, small, best, too_large < math.inf)))
         if too_large < math.inf and (wide or not fitting < common < too_large):
             common = rounded(math.sqrt(fitting or common) * math.sqrt(too_large))
         candidate = encode(scales_at(common))
         common = min(common, sizes.largest)
         size = candidate.size
         if size > budget:
-            too_large, larger = common, candidate
+            too_large, larger = common, candidate if small else None
         elif best is None or candidate.error < best.error:
             best, fitting = candidate, common
         if size <= budget and (size >= _GOOD * aimed or common >= sizes.largest):
@@ -297,15 +297,15 @@ def largest_within(
     return best
 
 
-def _target(attempt: int, budget: float, small: bool, best: _Encoded | None, larger: _Encoded | None) -> float:
-    """Bytes that an encoding aims for, after one that fits and one that is too large."""
+def _target(attempt: int, budget: float, small: bool, best: _Encoded | None, exceeded: bool) -> float:
+    """Bytes that an encoding aims for, after the best that fits, and whether one was too large."""
     if attempt == 2 and small:
         return budget * _ABOVE + _SAFE_BYTES if best is not None else budget * _BELOW - _SAFE_BYTES
     if attempt < _ATTEMPTS or (best is not None and best.size >= _POOR * budget):
         return budget * _AIMS[attempt - 1] - 1
     if best is None:
         return _SAFE * budget - _SAFE_BYTES
-    return _SURE * budget - (_CARE * (budget - best.size) if larger is None else 0.0)
+    return _SURE * budget - (0.0 if exceeded else _CARE * (budget - best.size))
 
 
 def _share(budget: int, fits: int, larger: int) -> float:

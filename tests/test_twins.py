@@ -11,7 +11,7 @@ from unittest.mock import patch
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from flwr_co3 import kernels, moments
@@ -301,10 +301,12 @@ def plain(table: Any) -> tuple[bytes, list[int], int]:
     return table.header, table.frequencies.tolist(), table.cost
 
 
-COUNTS = st.one_of(st.just(0), st.integers(0, 3), st.integers(0, 2000), st.integers(0, (1 << 39) - 1))
+COUNTS = st.one_of(st.just(0), st.integers(0, 3), st.integers(0, 2000), st.integers(0, 1 << 39))
 
 
 @given(st.lists(COUNTS, min_size=1, max_size=256), st.booleans())
+@example([1 << 39, 1 << 39], True)
+@example([(1 << 40) - 1, 1, (1 << 40) - 1], True)
 @settings(deadline=None)
 def test_counted_tables(counts: list[int], mirrored: bool) -> None:
     counts[-1] += not any(counts)

@@ -48,7 +48,7 @@ def normalize(weights: npt.NDArray[np.integer[Any]], total: int = TOTAL) -> Freq
     Parameters
     ----------
     weights : ndarray of int, shape (n,)
-        Counts or other weights below 2^40, not all 0.
+        Counts, sums of two of them or other weights, below 2^41 and not all 0.
     total : int (default: 2^14)
         The sum to reach; at least the number of weights above 0.
 

@@ -104,9 +104,8 @@ def test_peers_that_are_missing_are_named(capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.skipif(kernels.engine() != "c", reason="there are no compiled loops")
 def test_loops(capsys: pytest.CaptureFixture[str]) -> None:
     before = kernels.compiled()
-    loops.main(
-        300_000, "one tensor", "fp4", 3, Form.JSON
-    )  # of small updates a busy machine leaves loops no share that is shown
+    # Of small updates a busy machine leaves loops no share that is shown.
+    loops.main(300_000, "one tensor", "fp4", 3, Form.JSON)
 
     assert kernels.compiled() is before
     found = rows(capsys)
