@@ -1637,19 +1637,21 @@ static int gap_shift(const uint8_t *symbols, int64_t n, uint8_t zero, int64_t le
     return bits ? bits - 1 : 0;
 }
 
-PyDoc_STRVAR(gaps_doc, "gaps(symbols, zero, reach, levels) -> (tokens, low, shift, levels)\n\n"
+PyDoc_STRVAR(gaps_doc, "gaps(symbols, zero, reach, levels, finer) -> (tokens, low, shift, levels)\n\n"
 "What is coded of a sparse group, as bytes: tokens of the gaps, `shift` low bits in planes, and the symbols that are\n"
-"not `zero` renumbered to 0 .. 2 reach - 1. There are exactly `levels` of them, at least one.");
+"not `zero` renumbered to 0 .. 2 reach - 1. There are exactly `levels` of them, at least one; `finer` bits less are\n"
+"low ones than for even gaps.");
 static PyObject *py_gaps(PyObject *self, PyObject *args) {
     Py_buffer buffer;
-    int zero, reach;
+    int zero, reach, finer;
     long long levels;
     PyObject *result = NULL;
     (void)self;
-    if (!PyArg_ParseTuple(args, "y*iiL", &buffer, &zero, &reach, &levels)) return NULL;
+    if (!PyArg_ParseTuple(args, "y*iiLi", &buffer, &zero, &reach, &levels, &finer)) return NULL;
     const uint8_t *symbols = buffer.buf;
     int64_t n = buffer.len, plane, room;
     int ok = levels > 0 && levels <= n, shift = ok ? gap_shift(symbols, n, (uint8_t)zero, levels) : 0;
+    shift = finer < 0 ? shift : finer < shift ? shift - finer : 0;
     plane = ok ? (levels + 7) / 8 : 0;
     room = ok ? levels + (n >> shift) / ESCAPE + 1 : 0;
     Gaps g = {NULL, NULL, NULL, plane, 0, 0, -1, zero, reach, shift};

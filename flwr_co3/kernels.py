@@ -17,9 +17,13 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from logging import getLogger
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 ENGINES = ("auto", "c", "numpy")
 
@@ -96,14 +100,35 @@ def threads() -> int:
 
 
 def each(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """Apply a function to all items, side by side if there are several; errors are raised as they come."""
+    """Apply a function to all items, side by side if there are several; an error is raised once none is worked on."""
     workers = min(_threads, len(items))
     if workers < 2 or _compiled is None:
         return [function(item) for item in items]
+    pool = _helpers(_threads - 1)
+    first, *others = items
+    waiting = [pool.submit(function, item) for item in others]
+    try:
+        results = [function(first)]
+        for item, future in zip(others, waiting, strict=True):
+            # What no helper has begun with is done here.
+            results.append(function(item) if future.cancel() else future.result())
+        return results
+    finally:
+        for future in waiting:
+            if not future.cancel():
+                future.exception()
+
+
+@lru_cache(maxsize=1)
+def _helpers(count: int) -> ThreadPoolExecutor:
+    """Threads beside the one that calls; they stay, for starting them costs as much as a million entries."""
     from concurrent.futures import ThreadPoolExecutor  # slow to import, and small updates never need it
 
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(function, items))
+    return ThreadPoolExecutor(count, thread_name_prefix="flwr-co3")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_helpers.cache_clear)  # a child process has no thread but the one that forked
 
 
 def shares(count: int, entries: int) -> list[range]:

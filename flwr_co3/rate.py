@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypeVar
 
@@ -153,13 +153,17 @@ _GOOD = 0.99
 # The last one aims lower where nothing has fitted, or the best so far leaves much: and where nothing was too large, by
 # this share of what is left.
 _SAFE, _SAFE_BYTES = 0.99, 2
-_POOR, _SURE, _CARE = 0.97, 0.988, 0.15
+_POOR, _SURE, _CARE = 0.97, 0.992, 0.1
 _BEYOND = 0.25  # of the way between two encodings
 # Within so few bytes an entry more or less is what an encoding misses its aim by: the second aims for the other side of
-# the budget, and the last one keeps some of the levels between both. Leaving one out saves less than their mean, since
-# those that both have cost more at the finer scale; and it aims to leave this share of the budget.
-_SMALL, _ABOVE, _BELOW = 512, 1.01, 0.97
+# the budget, and the last one keeps some of the levels between both, if one of them fits so closely that its size is
+# nearly linear in them. Leaving one out saves less than their mean, since those that both have cost more at the finer
+# scale; and it aims to leave this share of the budget.
+_SMALL, _ABOVE, _BELOW = 4096, 1.01, 0.97
+_HALF, _CLOSE = 0.5, 0.9  # filled
 _LEFT_OUT, _LEFT = 1.2, 0.0065
+# Within so few even that is a matter of an entry: a second share of the levels is coded where the first is not good.
+_TINY, _WITHIN = 512, (0.1, 0.9)
 
 # A group's table and what surrounds it, in bits: a list of few levels that are not 0 costs this and their places more
 # than the entropy of these, and no group costs more than the last.
@@ -243,8 +247,8 @@ def largest_within(
     Returns
     -------
     what `encode` returns, or None
-        The frame of least squared error of at most three that were tried and fit, or that of the steady scale; None if
-        none of them fits.
+        The frame of least squared error of those that were tried and fit, from at most three conversions, or that of
+        the steady scale; None if none of them fits.
 
     Notes
     -----
@@ -255,7 +259,8 @@ def largest_within(
     each encoding shows by which share it is smaller; between two of them that share is interpolated. Where many values
     are nearly equal, sizes jump and may even fall with the scale (all of them in one level cost next to nothing): the
     last encoding takes the middle of a jump. Within small budgets a single entry counts: there the second encoding aims
-    for the other side of the budget, and the last one has some of the levels between both.
+    for the other side of the budget, and the last one has some of the levels between both; within tiny ones it may be
+    coded twice.
     """
     if not sizes.update.header.groups:
         return None
@@ -273,14 +278,12 @@ def largest_within(
     fitting, too_large, larger = 0.0, math.inf, None
     for attempt in range(1, _ATTEMPTS + 1):
         last = attempt == _ATTEMPTS
-        wide = best is not None and 2 * (best.size - fixed) < budget - fixed
-        if last and small and best is not None and larger is not None and not wide:
-            candidate = between(larger, best, _share(budget, best.size, larger.size))
-            if candidate.size <= budget and candidate.error < best.error:
-                best = candidate
+        filled = 1.0 if best is None else (best.size - fixed) / max(budget - fixed, 1)
+        if last and best is not None and larger is not None and filled >= (_HALF if budget <= _TINY else _CLOSE):
+            best = _between(budget, best, larger, partial(between, larger, best))
             break
         common = rounded(known.scale_for(_target(attempt, aimed, small, best, too_large < math.inf)))
-        if too_large < math.inf and (wide or not fitting < common < too_large):
+        if too_large < math.inf and (filled < _HALF or not fitting < common < too_large):
             common = rounded(math.sqrt(fitting or common) * math.sqrt(too_large))
         candidate = encode(scales_at(common))
         common = min(common, sizes.largest)
@@ -306,6 +309,26 @@ def _target(attempt: int, budget: float, small: bool, best: _Encoded | None, exc
     if best is None:
         return _SAFE * budget - _SAFE_BYTES
     return _SURE * budget - (0.0 if exceeded else _CARE * (budget - best.size))
+
+
+def _between(budget: int, fits: E, larger: E, encode: Callable[[float], E]) -> E:
+    """The best of an encoding that fits and of those that have a share more of a larger one's levels."""
+    best = fits
+    share = _share(budget, fits.size, larger.size)
+    below, above = (0.0, fits.size), (1.0, larger.size)
+    for _ in range(2 if budget <= _TINY else 1):
+        candidate = encode(share)
+        if candidate.size > budget:
+            above = share, candidate.size
+        else:
+            below = share, candidate.size
+            if candidate.error < best.error:
+                best = candidate
+            if candidate.size >= _GOOD * budget:
+                break
+        way = (_AIMS[0] * budget - below[1]) / max(above[1] - below[1], 1)
+        share = below[0] + (above[0] - below[0]) * min(max(way, _WITHIN[0]), _WITHIN[1])
+    return best
 
 
 def _share(budget: int, fits: int, larger: int) -> float:

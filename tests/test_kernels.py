@@ -6,7 +6,9 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -146,6 +148,59 @@ def test_each_keeps_the_order_and_raises_what_is_raised(engine: str, threads: in
             kernels.each(lambda x: 1 // (x - 3), range(20))
 
 
+@pytest.mark.parametrize("fails", [0, 3])
+def test_nothing_is_worked_on_once_an_error_is_raised(fails: int) -> None:
+    begun, ended = [], []
+
+    def work(item: int) -> None:
+        if item == fails:
+            raise ZeroDivisionError
+        begun.append(item)
+        time.sleep(0.01)
+        ended.append(item)
+
+    with running(VECTORS, 3):
+        with pytest.raises(ZeroDivisionError):
+            kernels.each(work, range(20))
+        assert sorted(begun) == sorted(ended)
+        so_far = len(begun)
+        assert kernels.each(lambda x: x, range(20)) == list(range(20))
+    assert len(begun) == so_far < 20
+
+
+def test_callers_of_several_threads_share_the_helpers() -> None:
+    def call(start: int) -> list[int]:
+        return kernels.each(lambda x: x * x, range(start, start + 50))
+
+    with running(VECTORS, 3), ThreadPoolExecutor(4) as callers:
+        assert list(callers.map(call, range(20))) == [[x * x for x in range(start, start + 50)] for start in range(20)]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes don't fork here")
+def test_a_forked_process_has_helpers_of_its_own() -> None:
+    forks = """
+import os, signal, threading, time
+from flwr_co3 import kernels
+
+def worker(item):
+    time.sleep(0.01)
+    return threading.current_thread().name
+
+def several():
+    return len(set(kernels.each(worker, range(20)))) > 1
+
+with kernels.using("c", 3):
+    assert several()
+    child = os.fork()
+    if not child:
+        signal.alarm(30)
+        os._exit(not several())
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+    done = subprocess.run([sys.executable, "-c", forks], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3, 64])
 @pytest.mark.parametrize("engine", [NUMPY, VECTORS])
 def test_shares_are_all_of_it_in_order(engine: str, threads: int) -> None:
@@ -197,7 +252,7 @@ RIGHT = dict(
     rans_decode=[chunk, i8(100), half, 8, 50, 0, [u1(100)]],
     huffman_encode=[u1(100), 0, np.ones(256, "u2"), u2(256), 30],
     huffman_decode=[bytes(13), i8(13), bits, ones, 100, u1(100)],
-    gaps=[np.repeat(np.array([5, 6], "u1"), [90, 10]), 5, 1, 10],
+    gaps=[np.repeat(np.array([5, 6], "u1"), [90, 10]), 5, 1, 10, 0],
     zero_pairs=[u1(100), 0, 10, 3],
     token_table=[np.arange(64, dtype="u1"), 2, log2],
     place=[np.full(10, 3, "u1"), bytes(4), 2, u1(10), 1, 2, 10, 1000, 2, f4(2), f4(1000)],
@@ -340,7 +395,7 @@ SURVIVED: dict[str, list[str]] = {
     "rans_decode": ["a[2][:] = 0", "a[2][:] = 65535", "a[5] = 99", f"a[5] = {HUGE}", f"a[4] = {HUGE}; a[5] = 3"],
     "huffman_encode": [f"a[1] = {base}" for base in (-1, 255, 1 << 30)] + [f"a[4] = {HUGE}"],
     "huffman_decode": ["a[3][:] = 255", "a[3][:] = 0", "a[0] = b''; a[1] = i8(0)"],
-    "gaps": ["a[1] = 1000", "a[1] = -7", "a[2] = 1 << 30"],
+    "gaps": ["a[1] = 1000", "a[1] = -7", "a[2] = 1 << 30", "a[4] = 1 << 30", "a[4] = -1 << 31"],
     "zero_pairs": ["a[0] = u1(0)", "a[1] = 1000", "a[2] = 101", f"a[3] = {HUGE}", f"a[2] = 101; a[3] = {HUGE}"],
     "token_table": ["a[2][:] = -5"],
     "activity": ["a[4] = 1000", "a[5][:] = -1"],

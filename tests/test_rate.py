@@ -1,4 +1,4 @@
-"""Budgets: never exceeded, well used, and found in three encodings."""
+"""Budgets: never exceeded, well used, and found in three encodings; half a kilobyte's last one is coded twice."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,13 +33,17 @@ def counted_encodings() -> Iterator[list[int]]:
         yield sizes
 
 
+def most_encodings(budget: int) -> int:
+    return 4 if budget <= 512 else 3
+
+
 def compress_within(budget: int, update: dict[str, Array], config: CO3Config | None = None) -> Encoded:
     """Encode, and check what must hold of every budget."""
     codec = Codec(config, seed=0)
     with counted_encodings() as sizes:
         encoded = codec.compress(update, max_bytes=budget)
     assert len(encoded.frame) <= budget
-    assert len(sizes) <= 3
+    assert len(sizes) <= most_encodings(budget)
     decoded = Codec().decode(encoded.frame)
     if encoded.frame == EMPTY:
         assert decoded == {} and not any(np.any(tensor) for tensor in encoded.sent.values())
@@ -226,7 +230,7 @@ def test_budgets_are_used_whatever_the_weights(bits: float, known: bool) -> None
     config = CO3Config(rate=RateLimit(bytes_per_round=budget), weights={"layer[34]": 1e4, "layer0": 0.01})
     with counted_encodings() as sizes:
         encoded = Codec(config).compress(update, known=known)
-    assert len(sizes) <= 3
+    assert len(sizes) <= most_encodings(budget)
     assert 0.97 * budget <= len(encoded.frame) <= budget
 
 

@@ -249,8 +249,7 @@ def _packed_cost(counts: Counts, frequencies: Frequencies, factor: int) -> int:
 
 def _sparse(group: Group, counts: Counts, reach: int, newest: bool) -> Plan:
     levels = int(counts.sum() - counts[reach])
-    gaps = sparse.gaps_of(group.symbols, group.zero, reach, levels)
-    tokens = sparse.token_table(gaps)
+    gaps, tokens = sparse.coded(group.symbols, group.zero, reach, levels)
     values = counted(np.concatenate([counts[:reach], counts[reach + 1 :]]))
     kind, low = SPARSE, gaps.low
     if newest and levels <= _MAX_JOINED and sparse.joined_size(levels, gaps.shift) < len(low):

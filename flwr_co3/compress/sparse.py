@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flwr_co3 import kernels
-from flwr_co3.compress.frequencies import cost_of, geometric, log2_table
+from flwr_co3.compress.frequencies import COST_BITS, cost_of, geometric, log2_table
 from flwr_co3.compress.packing import unpack
 from flwr_co3.compress.tables import Table, cheapest, counted, read_counted
 from flwr_co3.errors import FrameError
@@ -63,16 +63,38 @@ def nonzero(symbols: Bytes, zero: int, reach: int) -> tuple[Integers, Bytes]:
     return positions, (levels + reach - (levels > 0)).astype(np.uint8)
 
 
-def gaps_of(symbols: Bytes, zero: int, reach: int, count: int) -> Gaps:
-    """Find the gaps between `count` levels that are not 0, at least one."""
+def coded(symbols: Bytes, zero: int, reach: int, count: int) -> tuple[Gaps, Table]:
+    """Find the gaps between `count` levels that are not 0, and the table for their tokens.
+
+    Where levels stand together most gaps are far below their mean, and most tokens 0: fewer low bits are tried then, as
+    long as they cost less.
+    """
+    gaps = gaps_of(symbols, zero, reach, count)
+    table = token_table(gaps)
+    finer = 0
+    while gaps.shift and 2 * np.count_nonzero(gaps.tokens) < gaps.tokens.size:
+        finer += 1
+        closer = gaps_of(symbols, zero, reach, count, finer)
+        its_table = token_table(closer)
+        if its_table.size >= table.size + (count << COST_BITS):  # a low bit of each is saved
+            break
+        gaps, table = closer, its_table
+    return gaps, table
+
+
+def gaps_of(symbols: Bytes, zero: int, reach: int, count: int, finer: int = 0) -> Gaps:
+    """Find the gaps between `count` levels that are not 0, at least one.
+
+    So many bits less than for even gaps are low ones with `finer`.
+    """
     if loops := kernels.compiled():
-        tokens, low, shift, levels = loops.gaps(symbols, zero, reach, count)
+        tokens, low, shift, levels = loops.gaps(symbols, zero, reach, count, finer)
         return Gaps(np.frombuffer(tokens, np.uint8), low, shift, np.frombuffer(levels, np.uint8))
     positions, values = nonzero(symbols, zero, reach)
     if not 0 < positions.size == count:
         raise ValueError(f"The count of levels is {count}, and there are {positions.size}.")
     zeros = int(positions[-1]) - (count - 1)
-    shift = max((zeros // (_MEAN_TOKEN * count)).bit_length() - 1, 0)
+    shift = max((zeros // (_MEAN_TOKEN * count)).bit_length() - 1 - finer, 0)
     gaps = np.diff(positions, prepend=-1) - 1
     escapes, last = np.divmod(gaps >> shift, ESCAPE)
     tokens = np.full(int(escapes.sum()) + gaps.size, ESCAPE, np.uint8)

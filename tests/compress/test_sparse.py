@@ -13,6 +13,7 @@ from flwr_co3.compress.packing import pack, pack_factor
 from flwr_co3.compress.sparse import (
     Gaps,
     PackedGaps,
+    coded,
     gaps_of,
     low_size,
     read_token_table,
@@ -58,7 +59,7 @@ def gaps_by_hand(positions: Sequence[int], shift: int) -> PackedGaps:
 
 def assert_round_trip(symbols: Array) -> Gaps:
     used = np.flatnonzero(symbols != ZERO)
-    gaps = gaps_of(symbols, ZERO, REACH, used.size)
+    gaps, table = coded(symbols, ZERO, REACH, used.size)
     assert gaps.tokens.max() < sparse.TOKENS and gaps.levels.size == used.size
     assert len(gaps.low) == low_size(used.size, gaps.shift)
     found = np.full_like(symbols, ZERO)
@@ -67,7 +68,6 @@ def assert_round_trip(symbols: Array) -> Gaps:
     walk(received(gaps), int(used[-1]) + 1)
     with pytest.raises(FrameError, match="reach beyond its end"):
         walk(received(gaps), int(used[-1]))
-    table = token_table(gaps)
     reader = Reader(table.header, "tokens")
     shift, frequencies = read_token_table(reader)
     reader.finish()
@@ -82,6 +82,41 @@ def assert_round_trip(symbols: Array) -> Gaps:
 def test_positions_come_back(positions: set[int], more: int, seed: int) -> None:
     ordered = sorted(positions)
     assert_round_trip(symbols_at(ordered, ordered[-1] + 1 + more, seed))
+
+
+@pytest.mark.parametrize("runs", [5, 50, 150])
+def test_where_levels_stand_together_fewer_bits_are_low_ones(runs: int) -> None:
+    starts = np.sort(np.random.default_rng(runs).choice(200, runs, replace=False)) * 5000
+    positions = sorted({int(start) + k for start in starts for k in range(0, 60, 3)})
+    symbols = symbols_at(positions, 1_000_000)
+    even = gaps_of(symbols, ZERO, REACH, len(positions))
+    gaps = assert_round_trip(symbols)
+    assert gaps.shift < even.shift
+    assert np.array_equal(gaps.levels, even.levels)
+    taken, otherwise = (cost_of_bytes(len(each.low)) + token_table(each).size for each in (gaps, even))
+    assert taken < 0.95 * otherwise
+
+
+def test_where_levels_come_independently_nothing_is_tried() -> None:
+    positions = np.flatnonzero(np.random.default_rng(0).random(100_000) < 0.01).tolist()
+    symbols = symbols_at(positions, 100_000)
+    gaps, table = coded(symbols, ZERO, REACH, len(positions))
+    assert gaps.shift > 0
+    np.testing.assert_array_equal(gaps.tokens, gaps_of(symbols, ZERO, REACH, len(positions)).tokens)
+    assert table.size == token_table(gaps).size
+
+
+@given(st.sets(st.integers(0, 3000), min_size=1, max_size=60), st.integers(0, 20))
+@settings(deadline=None)
+def test_any_number_of_bits_less_is_made_and_read(positions: set[int], finer: int) -> None:
+    ordered = sorted(positions)
+    symbols = symbols_at(ordered, 3001)
+    even = gaps_of(symbols, ZERO, REACH, len(ordered))
+    gaps = gaps_of(symbols, ZERO, REACH, len(ordered), finer)
+    assert gaps.shift == max(even.shift - finer, 0)
+    by_hand = gaps_by_hand(ordered, gaps.shift)
+    np.testing.assert_array_equal(gaps.tokens, by_hand.tokens)
+    assert gaps.low == bytes(by_hand.low)
 
 
 @given(st.sets(st.integers(0, (1 << 40) - 1), min_size=1, max_size=30), st.integers(30, 40))
