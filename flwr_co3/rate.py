@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flwr_co3.convert import FloatFormat
+from flwr_co3.crossing import crossing
 from flwr_co3.frame import short_scale
 from flwr_co3.schedules import FollowLoss, Loss, Schedule, resolved
 
@@ -172,7 +173,7 @@ _LIST_BITS, _TABLE_BITS = 24, 110
 _TABLE_SHARE = 0.02
 _FREQUENT = 0.45
 _LEAST_SCALE = -1070.0  # octaves; float64 ends at -1074
-_HALVINGS = 16  # of 60 octaves; in what is left, a thousandth of one, bits are linear
+_OCTAVES = 60  # below the largest scale nothing is left of anything
 
 
 class _Encoded(Protocol):
@@ -423,6 +424,7 @@ class Sizes:
     def __init__(self, update: Update) -> None:
         self.update = update
         self._known: dict[float, float] = {}  # bits by scale: searches begin alike
+        self._octave: float | None = None  # where the last one ended
 
     @cached_property
     def largest(self) -> float:
@@ -461,22 +463,17 @@ class Sizes:
 
         `gain_at` tells what they take at a scale over what independent levels would.
         """
+        wanted = math.log2(max(bits, 1.0))
 
-        def bits_at(common: float) -> float:
-            return self.bits(common) * gain_at(common)
+        def excess(octave: float) -> float:
+            common = 2.0**octave
+            return math.log2(max(self.bits(common) * gain_at(common), 1.0)) - wanted
 
         high = math.log2(self.largest)
-        above, below = bits_at(self.largest), 0.0
-        if above <= bits:
+        above = excess(high)
+        if above <= 0:
             return math.inf
-        low = max(high - 60, _LEAST_SCALE)
-        for _ in range(_HALVINGS):
-            middle = 0.5 * (low + high)
-            there = bits_at(2.0**middle)
-            if there > bits:
-                high, above = middle, there
-            else:
-                low, below = middle, there
-        if above > below:
-            low += (high - low) * (bits - below) / (above - below)
-        return float(2.0**low)
+        # Sizes fall at least as fast as scales where most levels are 0; later searches begin where the last one ended.
+        start = high - above if self._octave is None else self._octave
+        self._octave = crossing(excess, max(high - _OCTAVES, _LEAST_SCALE), high, above, start)
+        return float(2.0**self._octave)
