@@ -76,7 +76,7 @@ class Encoded:
         reader = FrameReader(self.frame, like=specs)
         if not reader.tensors:
             return {name: np.zeros(spec.shape, numpy_dtype(spec.dtype)) for name, spec in specs.items()}
-        return {name: reader.read(name) for name in reader.tensors}
+        return reader.read_all()
 
     @property
     def nmse(self) -> float:
@@ -196,7 +196,7 @@ class Codec:
         """
         reader = FrameReader(frame, like=like, max_bytes=max_bytes)
         reader.verify()
-        return {name: reader.read(name) for name in reader.tensors}
+        return reader.read_all()
 
     def is_exact(self, name: str, array: Array) -> bool:
         """Whether a tensor travels without loss: it is no float, or small, or its name is among the exact ones."""

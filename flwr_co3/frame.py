@@ -577,13 +577,24 @@ class FrameReader:
         FrameError
             If the coded stream is not what the header says.
         """
-        spec = self.tensors[name]
-        dtype = numpy_dtype(spec.dtype)
-        if name in self.exact:
-            return self._read_exact(name).astype(dtype).reshape(spec.shape)
-        out = np.empty(spec.entries, dtype)
-        self._write({name: out})
-        return out.reshape(spec.shape)
+        return self._arrays([name])[name]
+
+    def read_all(self) -> dict[str, Array]:
+        """Decode all tensors, in the order of `tensors`; see `read`. Faster than one by one where there are many."""
+        return self._arrays(self.tensors)
+
+    def _arrays(self, names: Iterable[str]) -> dict[str, Array]:
+        found, outs = {}, {}
+        for name in names:
+            spec = self.tensors[name]
+            dtype = numpy_dtype(spec.dtype)
+            if name in self.exact:
+                found[name] = self._read_exact(name).astype(dtype).reshape(spec.shape)
+            else:
+                outs[name] = np.empty(spec.entries, dtype)
+                found[name] = outs[name].reshape(spec.shape)
+        self._write(outs)
+        return found
 
     def add_to(self, total: Mapping[str, Array], weight: float = 1.0) -> None:
         """Add the update, times a weight, to arrays in place, without an array for the update itself.
@@ -630,7 +641,7 @@ class FrameReader:
             return
         if self._levels is None:
             self._levels = self._decode()
-        values, parts = self._values(weight), []
+        values, parts = self._values(outs, weight), []
         for name, out in outs.items():
             if name not in values:
                 points = self._points.get(name, self._header.format.magnitudes)
@@ -667,18 +678,23 @@ class FrameReader:
         ends = itertools.accumulate(self.tensors[name].nbytes for name in names)
         return dict(zip(names, [0, *ends], strict=False))
 
-    def _values(self, weight: float | None) -> dict[str, Array]:
-        """What each symbol decodes to in each float32 tensor, times a weight."""
-        names, values = self._float32_values
-        return dict(zip(names, values if weight is None else values * np.float32(weight), strict=True))
+    def _values(self, wanted: Iterable[str], weight: float | None) -> dict[str, Array]:
+        """What each symbol decodes to in those of some tensors that are float32, times a weight."""
+        rows, all_values = self._float32_values
+        names = [name for name in wanted if name in rows]
+        values = all_values[[rows[name] for name in names]]
+        if weight is not None:
+            values *= np.float32(weight)
+        return dict(zip(names, values, strict=True))
 
     @cached_property
-    def _float32_values(self) -> tuple[list[str], Array]:
-        """Names and values of float32 tensors: all at once, since there may be hundreds of tensors."""
+    def _float32_values(self) -> tuple[dict[str, int], Array]:
+        """Rows of float32 tensors, and their values: all at once, since there may be hundreds of tensors."""
         names = [name for name in self._scales if self.tensors[name].dtype == "float32"]
         levels = self._header.format.magnitudes
         points = np.array([self._points.get(name, levels) for name in names]) if self._points else levels
-        return names, values_of(points, np.array([self._scales[name] for name in names]), "float32")
+        values = values_of(points, np.array([self._scales[name] for name in names]), "float32")
+        return {name: row for row, name in enumerate(names)}, values
 
     def _decoded(self, body: Body) -> dict[str, Array]:
         """Tensors of another scheme, flat; they are kept until `close`."""

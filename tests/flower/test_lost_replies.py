@@ -57,8 +57,8 @@ SCHEDULES = given(
 )
 
 
-@pytest.mark.parametrize("part", range(5))  # so that several processes share them
-@settings(max_examples=140, deadline=None)
+@pytest.mark.parametrize("part", range(4))  # so that several processes share them
+@settings(max_examples=60, deadline=None)
 @SCHEDULES
 def test_no_update_is_lost_or_counted_twice_with_memory_in_flowers_state(
     part: int, config: CO3Config, steady: bool, downlink: CO3Config | None, schedule: list[Round]
@@ -68,8 +68,8 @@ def test_no_update_is_lost_or_counted_twice_with_memory_in_flowers_state(
     world.calm_down()
 
 
-@pytest.mark.parametrize("part", range(3))
-@settings(max_examples=100, deadline=None)
+@pytest.mark.parametrize("part", range(2))
+@settings(max_examples=60, deadline=None)
 @SCHEDULES
 def test_no_update_is_lost_or_counted_twice_with_memory_on_disk(
     part: int, config: CO3Config, steady: bool, downlink: CO3Config | None, schedule: list[Round]
@@ -80,7 +80,7 @@ def test_no_update_is_lost_or_counted_twice_with_memory_on_disk(
         world.calm_down()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     config=st.sampled_from(ESTIMATING),
     steady=st.booleans(),
