@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from benchmarks.experiments.__main__ import SCHEMES, register
+from benchmarks.experiments.clipping import clipping
 from benchmarks.experiments.dependent import Dependent
 from benchmarks.experiments.saturating import Saturating
 from benchmarks.trellis import quantize
+from flwr_co3 import CO3Config, Codec, ErrorMemory, RateLimit
 from flwr_co3.conformance import CHECKS
 from flwr_co3.schemes import Scheme, scheme_class, scheme_names
 from flwr_co3.schemes.levels import ideal_bits
@@ -58,3 +60,17 @@ def test_so_large_a_share_saturates(share: float) -> None:
 
     assert np.mean(np.abs(x) >= 3 * unit) == pytest.approx(share, abs=0.01)
     assert np.mean(np.abs(levels) == 5) >= share
+
+
+@pytest.mark.parametrize("limit", [0.1, 1.0, 1e6])
+def test_memories_are_clipped_to_the_update(limit: float) -> None:
+    codec = Codec(CO3Config(rate=RateLimit(bits_per_parameter=0.1)))
+    clipped, free = ErrorMemory(1.0), ErrorMemory(1.0)
+    for seed in range(4):
+        update = {"w": np.random.default_rng(seed).laplace(size=(100, 90)).astype(np.float32)}
+        codec.compress(update, memory=free)
+        with clipping(limit):
+            codec.compress(update, memory=clipped)
+        norm, whole = (float(np.linalg.norm(memory.state["w"])) for memory in (clipped, free))
+        allowed = limit * float(np.linalg.norm(update["w"]))
+        assert norm == pytest.approx(min(whole, allowed) if not seed or limit > 10 else allowed, rel=1e-5)
