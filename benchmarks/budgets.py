@@ -5,6 +5,7 @@ tensors. What is missing is the share of the budget that the frame leaves unused
 for, because fewer bits hold all that 255 levels can say of it, is missing too.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, NamedTuple
@@ -29,7 +30,8 @@ class Filled(NamedTuple):
     """How a budget was used."""
 
     unused: float  # % of it
-    encodings: int
+    conversions: int
+    coded: int  # frames, with those that were thinned after a conversion
 
 
 def main(
@@ -67,7 +69,8 @@ def main(
     tables = [
         Table("Unused, in % of the budget; the worst of each cell", rows(lambda cell: max(one.unused for one in cell))),
         Table("Frames that leave more than 3 %", rows(lambda cell: sum(one.unused > ALLOWED for one in cell))),
-        Table("Encodings, at most", rows(lambda cell: max(one.encodings for one in cell))),
+        Table("Conversions, at most", rows(lambda cell: max(one.conversions for one in cell))),
+        Table("Frames coded, at most", rows(lambda cell: max(one.coded for one in cell))),
     ]
     show(tables, form)
 
@@ -91,25 +94,29 @@ def fill(update: Update, bits: float) -> Filled:
     """
     rate = RateLimit(bits_per_parameter=bits)
     budget = rate.bytes_for(sum(tensor.size for tensor in update.values()))
-    with counted() as encodings:
+    with counted() as calls:
         frame = Codec(CO3Config(rate=rate)).compress(update, known=True).frame
     if len(frame) > budget:
         raise RuntimeError(f"A frame has {len(frame)} bytes, and its budget is {budget}.")
-    return Filled(100 * (1 - len(frame) / budget), len(encodings))
+    return Filled(100 * (1 - len(frame) / budget), calls["_at"], calls["_framed"])
 
 
 @contextmanager
-def counted() -> Iterator[list[int]]:
-    """Count encodings."""
-    found: list[int] = []
-    encode = Codec._framed
+def counted() -> Iterator[Counter[str]]:
+    """Count conversions, `_at`, and frames that are coded, `_framed`."""
+    calls: Counter[str] = Counter()
 
-    def counting(self: Codec, *arguments: object) -> object:
-        found.append(1)
-        return encode(self, *arguments)  # type: ignore[arg-type]
+    def counting(name: str) -> Callable[..., object]:
+        method = getattr(Codec, name)
 
-    with patch.object(Codec, "_framed", counting):
-        yield found
+        def call(self: Codec, *arguments: object, **options: object) -> object:
+            calls[name] += 1
+            return method(self, *arguments, **options)
+
+        return call
+
+    with patch.object(Codec, "_at", counting("_at")), patch.object(Codec, "_framed", counting("_framed")):
+        yield calls
 
 
 if __name__ == "__main__":

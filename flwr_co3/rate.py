@@ -147,24 +147,28 @@ def _is_schedule(value: object) -> bool:
     return callable(value) or isinstance(value, FollowLoss)
 
 
-# Encodings that a budget may take, and what share of it, less a byte, each aims for.
+# Conversions that a budget may take, and what share of it, less a byte, each aims for.
 _AIMS = (0.995, 0.997, 0.993)
 _ATTEMPTS = len(_AIMS)
 _GOOD = 0.99
 # The last one aims lower where nothing has fitted, or the best so far leaves much: and where nothing was too large, by
-# this share of what is left.
+# this share of what is left; and where what is too large can't be thinned.
 _SAFE, _SAFE_BYTES = 0.99, 2
 _POOR, _SURE, _CARE = 0.97, 0.992, 0.1
+_UNTHINNED = 0.98
 _BEYOND = 0.25  # of the way between two encodings
-# Within so few bytes an entry more or less is what an encoding misses its aim by: the second aims for the other side of
-# the budget, and the last one keeps some of the levels between both, if one of them fits so closely that its size is
-# nearly linear in them. Leaving one out saves less than their mean, since those that both have cost more at the finer
-# scale; and it aims to leave this share of the budget.
-_SMALL, _ABOVE, _BELOW = 4096, 1.01, 0.97
-_HALF, _CLOSE = 0.5, 0.9  # filled
+_JUMP = 0.3  # where one fills less, and another is too large, the middle between both comes next
+# What is too large can be thinned: some of its levels, the smallest, are left out where one that fits has none. That
+# takes no conversion. Leaving one out saves less than their mean, since those that both have cost more at the finer
+# scale; and it aims to leave this share of the budget. Another share of them is coded where the first is not good.
 _LEFT_OUT, _LEFT = 1.2, 0.0065
-# Within so few even that is a matter of an entry: a second share of the levels is coded where the first is not good.
-_TINY, _WITHIN = 512, (0.1, 0.9)
+_SHARES, _WITHIN = 2, (0.1, 0.9)
+_THINNABLE = 1 << 22  # entries; sorting them takes memory
+# Within so few bytes an entry more or less is what an encoding misses its aim by: the second aims for the other side of
+# the budget, and is thinned, or what it thins, without a third if one of them fits so closely that sizes are nearly
+# linear in shares; within the fewest it may be farther.
+_SMALL, _ABOVE, _BELOW, _CLOSE = 4096, 1.01, 0.97, 0.9
+_TINY, _NEAR = 512, 0.5
 
 # A group's table and what surrounds it, in bits: a list of few levels that are not 0 costs this and their places more
 # than the entropy of these, and no group costs more than the last.
@@ -241,7 +245,8 @@ def largest_within(
     encode : callable
         Encodes at a scale for each tensor.
     between : callable
-        Encodes what one that is too large has over one that fits in part: that share of its levels more.
+        Encodes what one that is too large has over one that fits in part: that share of its levels more. It takes no
+        conversion.
     steady : Steady, optional
         The common scale of the update before, which is tried first and becomes this one's.
 
@@ -259,9 +264,9 @@ def largest_within(
     counted magnitudes, from which the size at any scale follows nearly if levels are independent. Where they are not,
     each encoding shows by which share it is smaller; between two of them that share is interpolated. Where many values
     are nearly equal, sizes jump and may even fall with the scale (all of them in one level cost next to nothing): the
-    last encoding takes the middle of a jump. Within small budgets a single entry counts: there the second encoding aims
-    for the other side of the budget, and the last one has some of the levels between both; within tiny ones it may be
-    coded twice.
+    last conversion takes the middle of a jump. If it is too large, it is thinned until it fits. Within small budgets a
+    single entry counts: there the second conversion aims for the other side of the budget, and the larger one of both
+    is thinned.
     """
     if not sizes.update.header.groups:
         return None
@@ -275,33 +280,41 @@ def largest_within(
         if Steady.LEAST * budget <= same.size <= budget:
             return same
     aimed = budget * Steady.ROOM if steady is not None and steady.wanted else budget
-    small = budget <= _SMALL and steady is None
+    thinnable = steady is None and sizes.update.parameters <= _THINNABLE
+    small = thinnable and budget <= _SMALL
+    enough = _NEAR if budget <= _TINY else _CLOSE
     fitting, too_large, larger = 0.0, math.inf, None
     for attempt in range(1, _ATTEMPTS + 1):
         last = attempt == _ATTEMPTS
         filled = 1.0 if best is None else (best.size - fixed) / max(budget - fixed, 1)
-        if last and best is not None and larger is not None and filled >= (_HALF if budget <= _TINY else _CLOSE):
-            best = _between(budget, best, larger, partial(between, larger, best))
+        if last and best is not None and larger is not None and filled >= enough:
             break
-        common = rounded(known.scale_for(_target(attempt, aimed, small, best, too_large < math.inf)))
-        if too_large < math.inf and (filled < _HALF or not fitting < common < too_large):
+        target = _target(attempt, aimed, small, best, too_large < math.inf, thinnable)
+        common = rounded(known.scale_for(target))
+        if too_large < math.inf and (filled < _JUMP or not fitting < common < too_large):
             common = rounded(math.sqrt(fitting or common) * math.sqrt(too_large))
         candidate = encode(scales_at(common))
         common = min(common, sizes.largest)
-        size = candidate.size
-        if size > budget:
-            too_large, larger = common, candidate if small else None
-        elif best is None or candidate.error < best.error:
-            best, fitting = candidate, common
-        if size <= budget and (size >= _GOOD * aimed or common >= sizes.largest):
-            break
-        known.add(common, size)
+        if candidate.size > budget:
+            too_large = common
+            larger = candidate if small or (last and thinnable) else None
+        else:
+            if best is None or candidate.error < best.error:
+                best, fitting = candidate, common
+            good = candidate.size >= _GOOD * aimed or common >= sizes.largest
+            if last or good:
+                larger = None
+            if good:
+                break
+        known.add(common, candidate.size)
+    if best is not None and larger is not None:
+        best = _thinned(budget, best, larger, partial(between, larger, best))
     if steady is not None and best is not None:
         steady.scale = fitting if fitting < sizes.largest else 0.0
     return best
 
 
-def _target(attempt: int, budget: float, small: bool, best: _Encoded | None, exceeded: bool) -> float:
+def _target(attempt: int, budget: float, small: bool, best: _Encoded | None, exceeded: bool, thinnable: bool) -> float:
     """Bytes that an encoding aims for, after the best that fits, and whether one was too large."""
     if attempt == 2 and small:
         return budget * _ABOVE + _SAFE_BYTES if best is not None else budget * _BELOW - _SAFE_BYTES
@@ -309,26 +322,28 @@ def _target(attempt: int, budget: float, small: bool, best: _Encoded | None, exc
         return budget * _AIMS[attempt - 1] - 1
     if best is None:
         return _SAFE * budget - _SAFE_BYTES
+    if not thinnable:
+        return _UNTHINNED * budget
     return _SURE * budget - (0.0 if exceeded else _CARE * (budget - best.size))
 
 
-def _between(budget: int, fits: E, larger: E, encode: Callable[[float], E]) -> E:
-    """The best of an encoding that fits and of those that have a share more of a larger one's levels."""
+def _thinned(budget: int, fits: E, larger: E, between: Callable[[float], E]) -> E:
+    """The best of an encoding that fits and of those with a share of the levels that a larger one has more."""
     best = fits
     share = _share(budget, fits.size, larger.size)
-    below, above = (0.0, fits.size), (1.0, larger.size)
-    for _ in range(2 if budget <= _TINY else 1):
-        candidate = encode(share)
+    low, high = (0.0, fits.size), (1.0, larger.size)
+    for _ in range(_SHARES):
+        candidate = between(share)
         if candidate.size > budget:
-            above = share, candidate.size
+            high = share, candidate.size
         else:
-            below = share, candidate.size
+            low = share, candidate.size
             if candidate.error < best.error:
                 best = candidate
             if candidate.size >= _GOOD * budget:
                 break
-        way = (_AIMS[0] * budget - below[1]) / max(above[1] - below[1], 1)
-        share = below[0] + (above[0] - below[0]) * min(max(way, _WITHIN[0]), _WITHIN[1])
+        way = (_AIMS[0] * budget - low[1]) / max(high[1] - low[1], 1)
+        share = low[0] + (high[0] - low[0]) * min(max(way, _WITHIN[0]), _WITHIN[1])
     return best
 
 

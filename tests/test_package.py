@@ -47,7 +47,7 @@ FLOWER = {
 # A module may import from its own layer and from earlier ones; convert, compress and correct know nothing
 # of each other. A module that is not named here is of the Flower layer, the last, which alone knows flwr.
 ROOMS = {"convert", "compress", "correct"}
-LOWEST = {"_kernels", "arithmetic", "errors", "gennorm", "kernels", "magnitudes", "moments", "wire"}
+LOWEST = {"_kernels", "arithmetic", "crossing", "errors", "gennorm", "kernels", "magnitudes", "moments", "wire"}
 LAYERS = [LOWEST, ROOMS, {"schemes"}, {"config", "frame", "rate", "schedules", "update"}, {"by_scheme"}, {"codec"}]
 
 

@@ -201,12 +201,12 @@ def test_server_memory(capsys: pytest.CaptureFixture[str]) -> None:
 def test_budgets(capsys: pytest.CaptureFixture[str]) -> None:
     budgets.main("5000", "0.1,1,6", 2, form=Form.JSON)
 
-    unused, poor, encodings = (only for (only,) in tables(capsys))
-    assert [table.pop("model") for table in (unused, poor, encodings)] == 3 * ["5,000 drawn (2)"]
-    assert list(unused) == list(poor) == list(encodings) == ["0.1 bit", "1 bit", "6 bit"]
+    unused, poor, conversions, coded = (only for (only,) in tables(capsys))
+    assert [table.pop("model") for table in (unused, poor, conversions, coded)] == 4 * ["5,000 drawn (2)"]
+    assert list(unused) == list(poor) == list(conversions) == list(coded) == ["0.1 bit", "1 bit", "6 bit"]
     for rate, worst in unused.items():
         assert isinstance(worst, float) and 0 <= worst < 20
-        assert (poor[rate] == 0) is (worst <= 3) and encodings[rate] in (1, 2, 3)
+        assert (poor[rate] == 0) is (worst <= 3) and conversions[rate] in (1, 2, 3) and coded[rate] in range(1, 6)
 
 
 def test_budgets_of_what_a_training_sends(capsys: pytest.CaptureFixture[str]) -> None:
