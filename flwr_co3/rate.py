@@ -163,7 +163,7 @@ _JUMP = 0.3  # where one fills less, and another is too large, the middle betwee
 # scale; and it aims to leave this share of the budget. Another share of them is coded where the first is not good.
 _LEFT_OUT, _LEFT = 1.2, 0.0065
 _SHARES, _WITHIN = 2, (0.1, 0.9)
-_THINNABLE = 1 << 22  # entries; sorting them takes memory
+_THINNABLE = 1 << 21  # entries; sorting them takes memory
 # Within so few bytes an entry more or less is what an encoding misses its aim by: the second aims for the other side of
 # the budget, and is thinned, or what it thins, without a third if one of them fits so closely that sizes are nearly
 # linear in shares; within the fewest it may be farther.
