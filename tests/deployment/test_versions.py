@@ -18,7 +18,7 @@ from benchmarks.federation.deployment import Values
 from tests.deployment.bookkeeping import check
 from tests.deployment.starting import start
 
-pytestmark = [pytest.mark.deployment, pytest.mark.xdist_group("first worker"), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.deployment, pytest.mark.xdist_group("second worker"), pytest.mark.timeout(400)]
 
 ALIKE, WITHOUT, NEWER, OLDER = (0, 1), 2, 3, 4  # the SuperNodes
 CONFIGS: dict[int, Values] = {WITHOUT: {"without-co3": True}}
