@@ -58,7 +58,7 @@ SCHEDULES = given(
 
 
 @pytest.mark.parametrize("part", range(4))  # so that several processes share them
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=120, deadline=None)
 @SCHEDULES
 def test_no_update_is_lost_or_counted_twice_with_memory_in_flowers_state(
     part: int, config: CO3Config, steady: bool, downlink: CO3Config | None, schedule: list[Round]
@@ -69,7 +69,7 @@ def test_no_update_is_lost_or_counted_twice_with_memory_in_flowers_state(
 
 
 @pytest.mark.parametrize("part", range(2))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=120, deadline=None)
 @SCHEDULES
 def test_no_update_is_lost_or_counted_twice_with_memory_on_disk(
     part: int, config: CO3Config, steady: bool, downlink: CO3Config | None, schedule: list[Round]
