@@ -109,10 +109,12 @@ def each(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Resu
     waiting = [pool.submit(function, item) for item in others]
     try:
         results = [function(first)]
-        for item, future in zip(others, waiting, strict=True):
-            # What no helper has begun with is done here.
-            results.append(function(item) if future.cancel() else future.result())
-        return results
+        # Helpers begin at the front: what none has begun with is done here, from the end.
+        ours: list[Result] = []
+        while len(ours) < len(others) and waiting[-1 - len(ours)].cancel():
+            ours.append(function(others[-1 - len(ours)]))
+        results += [future.result() for future in waiting[: len(others) - len(ours)]]
+        return results + ours[::-1]
     finally:
         for future in waiting:
             if not future.cancel():
