@@ -142,7 +142,7 @@ def shares(count: int, entries: int) -> list[range]:
     return [range(start, stop) for start, stop in itertools.pairwise(bounds)]
 
 
-_ENTRIES_PER_THREAD = 1 << 18  # below it, starting a thread costs more than it saves
+_ENTRIES_PER_THREAD = 1 << 18  # below it, waking a thread costs more than it saves
 
 
 def _threads_from(environment: dict[str, str]) -> int:
