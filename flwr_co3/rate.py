@@ -160,15 +160,15 @@ _BEYOND = 0.25  # of the way between two encodings
 _JUMP = 0.3  # where one fills less, and another is too large, the middle between both comes next
 # What is too large can be thinned: some of its levels, the smallest, are left out where one that fits has none. That
 # takes no conversion. Leaving one out saves less than their mean, since those that both have cost more at the finer
-# scale; and it aims to leave this share of the budget. Another share of them is coded where the first is not good.
+# scale; and it aims to leave this share of the budget. Other shares of them are coded where the first is not good.
 _LEFT_OUT, _LEFT = 1.2, 0.0065
-_SHARES, _WITHIN = 2, (0.1, 0.9)
+_SHARES, _WITHIN = 3, (0.1, 0.5)
 _THINNABLE = 1 << 21  # entries; sorting them takes memory
 # Within so few bytes an entry more or less is what an encoding misses its aim by: the second aims for the other side of
 # the budget, and is thinned, or what it thins, without a third if one of them fits so closely that sizes are nearly
 # linear in shares; within the fewest it may be farther.
 _SMALL, _ABOVE, _BELOW, _CLOSE = 4096, 1.01, 0.97, 0.9
-_TINY, _NEAR = 512, 0.5
+_TINY, _NEAR = 512, 0.8
 
 # A group's table and what surrounds it, in bits: a list of few levels that are not 0 costs this and their places more
 # than the entropy of these, and no group costs more than the last.

@@ -24,8 +24,8 @@ class Encodings(NamedTuple):
     sizes: list[int]  # of all frames, with those that were thinned
 
     def are_few(self) -> bool:
-        """Whether it was done in three conversions, and what was too large thinned twice at most."""
-        return len(self.conversions) <= 3 and len(self.sizes) <= len(self.conversions) + 2
+        """Whether it was done in three conversions, and what was too large thinned three times at most."""
+        return len(self.conversions) <= 3 and len(self.sizes) <= len(self.conversions) + 3
 
 
 @contextmanager

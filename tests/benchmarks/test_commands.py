@@ -206,7 +206,7 @@ def test_budgets(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(unused) == list(poor) == list(conversions) == list(coded) == ["0.1 bit", "1 bit", "6 bit"]
     for rate, worst in unused.items():
         assert isinstance(worst, float) and 0 <= worst < 20
-        assert (poor[rate] == 0) is (worst <= 3) and conversions[rate] in (1, 2, 3) and coded[rate] in range(1, 6)
+        assert (poor[rate] == 0) is (worst <= 3) and conversions[rate] in (1, 2, 3) and coded[rate] in range(1, 7)
 
 
 def test_budgets_of_what_a_training_sends(capsys: pytest.CaptureFixture[str]) -> None:
