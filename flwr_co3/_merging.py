@@ -61,7 +61,7 @@ def _merged(
     sums = {name: np.zeros(last.tensors[name].shape, last.tensors[name].dtype) for name in last.lossy}
     for reader in readers:
         reader.add_to(sums)
-    update = {name: last.read(name) for name in last.tensors} | sums
+    update = last.read_all() | sums
     multiples = dataclasses.replace(
         config,
         format="uniform",

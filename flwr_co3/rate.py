@@ -306,7 +306,8 @@ def largest_within(
                 larger = None
             if good:
                 break
-        known.add(common, candidate.size)
+        if not last:
+            known.add(common, candidate.size)
     if best is not None and larger is not None:
         best = _thinned(budget, best, larger, partial(between, larger, best))
     if steady is not None and best is not None:

@@ -72,7 +72,7 @@ class Run:
     def decoded(self, turn: int) -> list[Tensors]:
         like = {name: TensorSpec.of(tensor) for name, tensor in self.models[turn].items()}
         readers = [FrameReader(frame, like=like) for frame in self.frames[2 * turn : 2 * turn + 2]]
-        return [{name: reader.read(name) for name in reader.tensors} for reader in readers]
+        return [reader.read_all() for reader in readers]
 
     def memory(self, node: int) -> Tensors:
         state: ArrayRecord = self.grid.contexts[node].state.array_records["co3-memory"]
