@@ -8,7 +8,7 @@ for, because fewer bits hold all that 255 levels can say of it, is missing too.
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 from unittest.mock import patch
 
 import typer
@@ -20,6 +20,7 @@ from benchmarks.pipeline import Update
 from benchmarks.sources import load
 from benchmarks.trainings import updates_of_training
 from flwr_co3 import CO3Config, Codec, RateLimit
+from flwr_co3.frame import Draft
 
 RATES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
 ALLOWED = 3.0  # % of a budget, of 50,000 parameters and more
@@ -31,7 +32,7 @@ class Filled(NamedTuple):
 
     unused: float  # % of it
     conversions: int
-    coded: int  # frames, with those that were thinned after a conversion
+    codings: int
 
 
 def main(
@@ -46,7 +47,7 @@ def main(
     dataset: Annotated[str, typer.Option(help="Its data set: a local folder, or another name.")] = "",
     form: options.Shown = Form.TERMINAL,
 ) -> None:
-    """Measure how tight frames are, and in how many encodings."""
+    """Measure how tight frames are, and in how many conversions and codings."""
     models: dict[str, list[Update]] = {
         f"{int(size):,} drawn": [drawn(int(size), seed) for seed in range(repeats)] for size in sizes.split(",") if size
     }
@@ -70,7 +71,7 @@ def main(
         Table("Unused, in % of the budget; the worst of each cell", rows(lambda cell: max(one.unused for one in cell))),
         Table("Frames that leave more than 3 %", rows(lambda cell: sum(one.unused > ALLOWED for one in cell))),
         Table("Conversions, at most", rows(lambda cell: max(one.conversions for one in cell))),
-        Table("Frames coded, at most", rows(lambda cell: max(one.coded for one in cell))),
+        Table("Codings, at most", rows(lambda cell: max(one.codings for one in cell))),
     ]
     show(tables, form)
 
@@ -98,24 +99,24 @@ def fill(update: Update, bits: float) -> Filled:
         frame = Codec(CO3Config(rate=rate)).compress(update, known=True).frame
     if len(frame) > budget:
         raise RuntimeError(f"A frame has {len(frame)} bytes, and its budget is {budget}.")
-    return Filled(100 * (1 - len(frame) / budget), calls["_at"], calls["_framed"])
+    return Filled(100 * (1 - len(frame) / budget), calls["conversions"], calls["codings"])
 
 
 @contextmanager
 def counted() -> Iterator[Counter[str]]:
-    """Count conversions, `_at`, and frames that are coded, `_framed`."""
+    """Count conversions, and frames with levels that are coded."""
     calls: Counter[str] = Counter()
+    convert, code = Codec._at, Draft.parts
 
-    def counting(name: str) -> Callable[..., object]:
-        method = getattr(Codec, name)
+    def converting(self: Codec, *arguments: Any, **options: Any) -> Any:
+        calls["conversions"] += 1
+        return convert(self, *arguments, **options)
 
-        def call(self: Codec, *arguments: object, **options: object) -> object:
-            calls[name] += 1
-            return method(self, *arguments, **options)
+    def coding(self: Draft) -> list[bytes]:
+        calls["codings"] += not all(plan.is_zero for plan in self.plans)
+        return code(self)
 
-        return call
-
-    with patch.object(Codec, "_at", counting("_at")), patch.object(Codec, "_framed", counting("_framed")):
+    with patch.object(Codec, "_at", converting), patch.object(Draft, "parts", coding):
         yield calls
 
 

@@ -1211,6 +1211,64 @@ AVX2 static void pack_symbols_avx2(const uint8_t *symbols, Packing p, int64_t fi
 }
 #endif
 
+/* Whether lists and tables are long enough for the sequences that packings tell of. */
+static int fit_together(const Buffers *symbols, const Py_buffer *packings, const Py_buffer *frequencies) {
+    const Packing *p = packings->buf;
+    Py_ssize_t n = packings->len / sizeof(Packing);
+    if (symbols->count < n || frequencies->len < n * 512) return !too_short("table or list");
+    for (Py_ssize_t k = 0; k < n; k++)
+        if (p[k].factor < 1 || p[k].factor > 8 || p[k].count < 0 || symbols->views[k].len < p[k].count)
+            return !too_short("list of symbols");
+    return 1;
+}
+
+INLINE int64_t packed_length(const Packing *p) { return (p->count + p->factor - 1) / p->factor; }
+
+PyDoc_STRVAR(rans_cost_doc, "rans_cost(symbols, packings, frequencies, log2) -> int\n\n"
+"What an ideal coder spends on the symbols that `rans_encode` codes, in units of 2^-16 bits.");
+static PyObject *py_rans_cost(PyObject *self, PyObject *args) {
+    PyObject *list;
+    Py_buffer packings, frequencies, log2_buffer;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "Oy*y*y*", &list, &packings, &frequencies, &log2_buffer)) return NULL;
+    Buffers symbols = {0};
+    int ok = acquire(list, PyBUF_SIMPLE, &symbols) == 0 && fit_together(&symbols, &packings, &frequencies);
+    if (ok && log2_buffer.len < (TOTAL + 1) * 4) ok = !too_short("table");
+    int64_t cost = 0;
+    if (ok) {
+        Py_BEGIN_ALLOW_THREADS
+        enum { ROOM = 8192 };
+        const Packing *p = packings.buf;
+        const int32_t *log2 = log2_buffer.buf;
+        uint8_t block[ROOM];
+        for (size_t k = 0; k < packings.len / sizeof(Packing); k++) {
+            const uint16_t *own = (const uint16_t *)frequencies.buf + 256 * k;
+            int64_t counts[256] = {0}, length = packed_length(&p[k]);
+            for (int64_t first = 0; first < length; first += ROOM) {
+                int64_t n = length - first < ROOM ? length - first : ROOM, whole = n & ~(int64_t)7;
+                uint32_t histogram[4][256] = {{0}};
+#ifdef HAVE_AVX2
+                if (wide) pack_symbols_avx2(symbols.views[k].buf, p[k], first, n, block);
+                else
+#endif
+                    pack_symbols(symbols.views[k].buf, p[k], first, n, block);
+                count_plain(block, whole, histogram);
+                for (int64_t i = whole; i < n; i++) histogram[0][block[i]]++;
+                for (int s = 0; s < 256; s++)
+                    counts[s] += (int64_t)histogram[0][s] + histogram[1][s] + histogram[2][s] + histogram[3][s];
+            }
+            for (int s = 0; s < 256; s++)
+                if (counts[s]) cost += counts[s] * ((int64_t)log2[TOTAL] - log2[own[s] <= TOTAL ? own[s] : TOTAL]);
+        }
+        Py_END_ALLOW_THREADS
+    }
+    release(&symbols);
+    PyBuffer_Release(&packings);
+    PyBuffer_Release(&frequencies);
+    PyBuffer_Release(&log2_buffer);
+    return ok ? PyLong_FromLongLong(cost) : NULL;
+}
+
 PyDoc_STRVAR(rans_encode_doc, "rans_encode(symbols, packings, frequencies, lanes, rows_per_chunk, chunk) -> bytes\n\n"
 "States and words of one chunk. packings: int64 rows (count, factor, alphabet, base, filler), one a sequence;\n"
 "frequencies: uint16 rows of 256.");
@@ -1225,19 +1283,12 @@ static PyObject *py_rans_encode(PyObject *self, PyObject *args) {
     Buffers symbols = {0};
     const Packing *p = packings.buf;
     Py_ssize_t n = packings.len / sizeof(Packing);
-    int ok = acquire(list, PyBUF_SIMPLE, &symbols) == 0;
-    if (ok && (symbols.count < n || frequencies.len < n * 512 || lanes < 1 || lanes > 4096 || rows_per_chunk < 1 ||
-               rows_per_chunk > MAX_ROWS || chunk < 0 || chunk > MAX_CHUNKS))
+    int ok = acquire(list, PyBUF_SIMPLE, &symbols) == 0 && fit_together(&symbols, &packings, &frequencies);
+    if (ok && (lanes < 1 || lanes > 4096 || rows_per_chunk < 1 || rows_per_chunk > MAX_ROWS || chunk < 0 ||
+               chunk > MAX_CHUNKS))
         ok = !too_short("table or list");
     int64_t rows = 0, room = 0, low = ok ? chunk * rows_per_chunk : 0, high = ok ? low + rows_per_chunk : 0;
-    for (Py_ssize_t k = 0; ok && k < n; k++) {
-        if (p[k].factor < 1 || p[k].factor > 8 || p[k].count < 0 || symbols.views[k].len < p[k].count)
-            ok = !too_short("list of symbols");
-        else {
-            int64_t length = (p[k].count + p[k].factor - 1) / p[k].factor;
-            rows += (length + lanes - 1) / lanes;
-        }
-    }
+    for (Py_ssize_t k = 0; ok && k < n; k++) rows += (packed_length(&p[k]) + lanes - 1) / lanes;
     if (high > rows) high = rows;
     if (high > low) room = (high - low) * lanes;
     uint32_t *states = NULL;
@@ -1260,7 +1311,7 @@ static PyObject *py_rans_encode(PyObject *self, PyObject *args) {
         for (int i = 0; i < lanes; i++) states[i] = LOWER;
         int64_t sequence_end = rows;
         for (Py_ssize_t k = n - 1; k >= 0; k--) {
-            int64_t length = (p[k].count + p[k].factor - 1) / p[k].factor;
+            int64_t length = packed_length(&p[k]);
             int64_t mine = (length + lanes - 1) / lanes, begin = sequence_end - mine;
             int64_t from = low > begin ? low : begin, to = high < sequence_end ? high : sequence_end;
             const uint16_t *own = (const uint16_t *)frequencies.buf + 256 * k;
@@ -2168,6 +2219,7 @@ static PyMethodDef methods[] = {
     {"fitted_frequencies", py_fitted_frequencies, METH_VARARGS, fitted_frequencies_doc},
     {"packed_frequencies", py_packed_frequencies, METH_VARARGS, packed_frequencies_doc},
     {"dense_group", py_dense_group, METH_VARARGS, dense_group_doc},
+    {"rans_cost", py_rans_cost, METH_VARARGS, rans_cost_doc},
     {"rans_encode", py_rans_encode, METH_VARARGS, rans_encode_doc},
     {"rans_decode", py_rans_decode, METH_VARARGS, rans_decode_doc},
     {"huffman_encode", py_huffman_encode, METH_VARARGS, huffman_encode_doc},

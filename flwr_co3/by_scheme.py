@@ -61,7 +61,7 @@ def encode(
 
     def frame_of(chosen: Scheme) -> bytes:
         message = Message(chosen, chosen.encode(vectors, rng, feedback), exponent, fresh)
-        return write_scheme_frame(update.header, write_body(message), update.exact.values())
+        return write_scheme_frame(update.header, write_body(message), update.exact)
 
     frame = frame_of(scheme) if budget is None else largest_within(budget, scheme, frame_of)
     if frame is None:

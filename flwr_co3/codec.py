@@ -17,7 +17,7 @@ from flwr_co3.compress.frequencies import COST_BITS
 from flwr_co3.config import CO3Config
 from flwr_co3.convert import Cells, Converted, convert, keep, thinned
 from flwr_co3.correct import ErrorMemory
-from flwr_co3.frame import EMPTY, FrameReader, TensorSpec, frame_parts, numpy_dtype
+from flwr_co3.frame import EMPTY, Draft, FrameReader, TensorSpec, draft, numpy_dtype
 from flwr_co3.gennorm import GenNorm
 from flwr_co3.moments import BLOCK
 from flwr_co3.rate import Steady, largest_within, suited
@@ -114,15 +114,26 @@ class Encoded:
         )
 
 
-class _Attempt(NamedTuple):
-    """An update at one choice of scales."""
+@dataclass(frozen=True, eq=False)
+class _Attempt:
+    """An update at one choice of scales: converted and planned, and coded when its bytes are asked for."""
 
-    parts: list[bytes]  # of the frame
+    draft: Draft
     scales: Floats
     cells: Cells | None  # of each group
     converted: Converted
     losses: _Losses
     error: float  # squared and weighted, of all tensors, in units of the largest peak
+
+    @cached_property
+    def likely_size(self) -> int:
+        """Bytes that the frame is likely to have."""
+        return self.draft.likely_size
+
+    @cached_property
+    def parts(self) -> list[bytes]:
+        """The frame, in parts."""
+        return self.draft.parts()
 
     @property
     def size(self) -> int:
@@ -329,7 +340,7 @@ class Codec:
         """The smallest frame that has every tensor's name and every exact tensor."""
         scales = np.ones(len(update.sources))
         plans = [Plan.zeros()] * len(update.header.groups)
-        return b"".join(frame_parts(update.header, scales, plans, update.exact.values()))
+        return b"".join(draft(update.header, scales, plans, update.exact).parts())
 
     def _at(self, scales: Floats, update: Update, kept: list[Array] | None = None) -> _Attempt:
         """Encode at a scale for each tensor that is converted."""
@@ -340,31 +351,30 @@ class Codec:
             rng=self._rng,
             kept=kept,
         )
-        return self._framed(scales, update, converted, cells)
+        return self._planned(scales, update, converted, cells)
 
-    def _between(self, finer: _Attempt, coarser: _Attempt, share: float, update: Update) -> _Attempt:
-        """The finer of two attempts, with level 0 for some of the entries that have it in the coarser one."""
+    def _between(self, finer: _Attempt, coarser: _Attempt | None, share: float, update: Update) -> _Attempt:
+        """The finer attempt, with level 0 for some of the entries that have it in the coarser one, or of any."""
         converted = thinned(
             *(update.header.format, update.sources, update.decay, finer.scales, _units(update)),
-            *(finer.converted, coarser.converted, share),
+            *(finer.converted, None if coarser is None else coarser.converted, share),
             cells=_of_tensors(finer.cells, update),
         )
-        return self._framed(finer.scales, update, converted, finer.cells)
+        return self._planned(finer.scales, update, converted, finer.cells)
 
-    def _framed(self, scales: Floats, update: Update, converted: Converted, cells: Cells | None) -> _Attempt:
-        """Code what was converted."""
+    def _planned(self, scales: Floats, update: Update, converted: Converted, cells: Cells | None) -> _Attempt:
+        """Choose how to code what was converted."""
         header = update.header
         groups = self._groups(converted, scales, update)
         plans = [plan(group, header.format.edges, header.coder == "rans") for group in groups]
         codes = None if cells is None else cells.codes
-        parts = frame_parts(header, scales, plans, update.exact.values(), codes)
         group_bytes = np.array([plan.cost for plan in plans]) / (8 << COST_BITS)
         members = [len(group) for group in header.group_members]
         entries = update.moments.entries
         share = entries / np.repeat(_sums(entries, members), members) if members else entries
         losses = _Losses(converted.squares, share * np.repeat(group_bytes, members))
         error = _weighted(losses.squares * update.factors**2, update)
-        return _Attempt(parts, scales, cells, converted, losses, error)
+        return _Attempt(draft(header, scales, plans, update.exact, codes), scales, cells, converted, losses, error)
 
     def _groups(self, converted: Converted, scales: Floats, update: Update) -> Iterator[Group]:
         """Tensors that share a model, as the compressor wants them."""

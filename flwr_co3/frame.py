@@ -23,6 +23,7 @@ from flwr_co3.compress import (
     Plan,
     ZeroModel,
     divisible,
+    likely_size,
     lowest_version,
     read_model,
     read_stream,
@@ -41,6 +42,7 @@ Floats = npt.NDArray[np.float64]
 
 MAGIC = b"CO3"
 VERSION = 3  # the highest that is read; of those that can say what is in a frame, the lowest is written
+_CHECKSUM_BYTES = 4
 EMPTY = b"\x00"  # the empty update: no tensor at all, for budgets that hold nothing else
 
 #: A dtype's place is its code on the wire.
@@ -271,14 +273,39 @@ def values_of(points: Floats, scales: npt.ArrayLike, dtype: str) -> Array:
 # -- writing ----------------------------------------------------------------------------------------------------------
 
 
-def frame_parts(
-    header: Header,
-    scales: Floats,
-    plans: list[Plan],
-    exact: Iterable[Array],
-    codes: Codes | None = None,
-) -> list[bytes]:
-    """Write a frame in parts, to be joined when the symbols that it was made of have gone.
+class ExactSection(NamedTuple):
+    """The tensors that travel without loss, as a frame has them."""
+
+    data: bytes
+    flags: int
+
+    @classmethod
+    def of(cls, tensors: Iterable[Array]) -> ExactSection:
+        """Write tensors, in the order of the header."""
+        raw = b"".join(_little_endian(tensor) for tensor in tensors)
+        smaller = zlib.compress(raw, 6)
+        return cls(smaller, _EXACT_DEFLATED) if len(smaller) < len(raw) else cls(raw, 0)
+
+
+class Draft(NamedTuple):
+    """A frame but for its symbols, which are still to be coded."""
+
+    front: list[bytes]  # all that comes before them
+    plans: list[Plan]
+    coder: str
+
+    @property
+    def likely_size(self) -> int:
+        """Bytes that the frame is likely to have: exact but for the symbols."""
+        return sum(map(len, self.front)) + round(likely_size(self.plans, self.coder)) + _CHECKSUM_BYTES
+
+    def parts(self) -> list[bytes]:
+        """Code the symbols, and return the frame in parts, to be joined when what it was made of has gone."""
+        return _with_checksum([*self.front, *write_stream(self.plans, self.coder)])
+
+
+def draft(header: Header, scales: Floats, plans: list[Plan], exact: ExactSection, codes: Codes | None = None) -> Draft:
+    """Write what comes before the symbols of a frame.
 
     Parameters
     ----------
@@ -289,8 +316,8 @@ def frame_parts(
         bits.
     plans : list of Plan
         How each group is coded.
-    exact : iterable of ndarray
-        The tensors that travel without loss, in the order of the header.
+    exact : ExactSection
+        The tensors that travel without loss.
     codes : ndarray of int8, shape (groups, zero), optional
         Where each group's magnitudes decode to other points than their levels; see `points_of`.
     """
@@ -302,27 +329,26 @@ def frame_parts(
         models += plan.header
         if flags & _CENTROIDS and codes is not None and not plan.is_zero:
             _write_codes(models, codes[group])
-    coded = write_stream(plans, header.coder)
-    return _assemble(header, flags, bytes(models), exact, coded, lowest_version(plans))
+    return Draft(_front(header, flags, bytes(models), exact, lowest_version(plans)), plans, header.coder)
 
 
-def write_scheme_frame(header: Header, sections: Sections, exact: Iterable[Array]) -> bytes:
+def write_scheme_frame(header: Header, sections: Sections, exact: ExactSection) -> bytes:
     """Put a frame of another scheme together.
 
     Parameters
     ----------
     header, exact
-        As for `frame_parts`; the header's format means nothing.
+        As for `draft`; the header's format means nothing.
     sections : Sections
         What `flwr_co3.schemes.body.write_body` returned.
     """
-    return b"".join(_assemble(header, _SCHEME, sections.models, exact, sections.coded, sections.version))
+    front = _front(header, _SCHEME, sections.models, exact, sections.version)
+    return b"".join(_with_checksum([*front, *sections.coded]))
 
 
-def _assemble(
-    header: Header, flags: int, models: bytes, exact: Iterable[Array], coded: list[bytes], version: int = 1
-) -> list[bytes]:
-    """Put the sections of a frame in order, of a version that is at least this."""
+def _front(header: Header, flags: int, models: bytes, exact: ExactSection, version: int) -> list[bytes]:
+    """What comes before the symbols, of a version that is at least this."""
+    flags |= exact.flags
     body = Writer()
     if header.known:
         reference, more = header.reference
@@ -335,20 +361,18 @@ def _assemble(
             body.varint(inflated)
         body.block(table)
     body.block(models)
-    raw = b"".join(_little_endian(tensor) for tensor in exact)
-    smaller = zlib.compress(raw, 6)
-    if len(smaller) < len(raw):
-        flags |= _EXACT_DEFLATED
-        raw = smaller
-    body.block(raw)
+    body.block(exact.data)
     start = (
         MAGIC + bytes([max(version, _version_for(flags & 0xFF))]) + flags.to_bytes(2 if header.known else 1, "little")
     )
-    parts = [start, bytes(body), *coded]
+    return [start, bytes(body)]
+
+
+def _with_checksum(parts: list[bytes]) -> list[bytes]:
     checksum = 0
     for part in parts:
         checksum = zlib.crc32(part, checksum)
-    return [*parts, checksum.to_bytes(4, "little")]
+    return [*parts, checksum.to_bytes(_CHECKSUM_BYTES, "little")]
 
 
 def _version_for(flags: int) -> int:
@@ -728,7 +752,7 @@ def _open(frame: bytes) -> tuple[int, Reader]:
         raise FrameError(
             f"The frame has version {frame[3]}, and this flwr-co3 reads versions 1 to {VERSION}: update the older side."
         )
-    if zlib.crc32(memoryview(frame)[:-4]) != int.from_bytes(frame[-4:], "little"):
+    if zlib.crc32(memoryview(frame)[:-_CHECKSUM_BYTES]) != int.from_bytes(frame[-_CHECKSUM_BYTES:], "little"):
         raise FrameError("The frame is damaged: its checksum does not match its bytes.")
     flags = frame[4]
     if flags & ~_FLAGS[frame[3] - 1]:

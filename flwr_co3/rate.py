@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypeVar
 
@@ -151,24 +151,24 @@ def _is_schedule(value: object) -> bool:
 _AIMS = (0.995, 0.997, 0.993)
 _ATTEMPTS = len(_AIMS)
 _GOOD = 0.99
-# The last one aims lower where nothing has fitted, or the best so far leaves much: and where nothing was too large, by
-# this share of what is left; and where what is too large can't be thinned.
-_SAFE, _SAFE_BYTES = 0.99, 2
-_POOR, _SURE, _CARE = 0.97, 0.992, 0.1
-_UNTHINNED = 0.98
-_BEYOND = 0.25  # of the way between two encodings
+# The last one aims lower where nothing has fitted, or where one fits and one is too large, but far apart.
+_SAFE, _SAFE_BYTES, _SURE = 0.99, 2, 0.992
+_BEYOND = 0.25  # of the way between two conversions
 _JUMP = 0.3  # where one fills less, and another is too large, the middle between both comes next
 # What is too large can be thinned: some of its levels, the smallest, are left out where one that fits has none. That
 # takes no conversion. Leaving one out saves less than their mean, since those that both have cost more at the finer
-# scale; and it aims to leave this share of the budget. Other shares of them are coded where the first is not good.
+# scale; and it aims to leave this share of the budget. Other shares of them are planned where the first is not good.
 _LEFT_OUT, _LEFT = 1.2, 0.0065
-_SHARES, _WITHIN = 3, (0.1, 0.5)
+_SHARES, _WITHIN = 6, (0.1, 0.5)
 _THINNABLE = 1 << 21  # entries; sorting them takes memory
-# Within so few bytes an entry more or less is what an encoding misses its aim by: the second aims for the other side of
-# the budget, and is thinned, or what it thins, without a third if one of them fits so closely that sizes are nearly
-# linear in shares; within the fewest it may be farther.
-_SMALL, _ABOVE, _BELOW, _CLOSE = 4096, 1.01, 0.97, 0.9
+# So the last conversion aims for the other side of the budget where all so far fit; and the second one of small
+# budgets, whose frames differ by an entry more or less. A third is not needed if one of them fits so closely that sizes
+# are nearly linear in shares; within the fewest bytes it may be farther.
+_FAR_ABOVE, _ABOVE, _BELOW = 1.03, 1.01, 0.97
+_SMALL, _CLOSE = 4096, 0.9
 _TINY, _NEAR = 512, 0.8
+# What can't be thinned aims for this in its last conversion if the best so far leaves much.
+_POOR, _UNTHINNED = 0.97, 0.98
 
 # A group's table and what surrounds it, in bits: a list of few levels that are not 0 costs this and their places more
 # than the entropy of these, and no group costs more than the last.
@@ -180,7 +180,12 @@ _LEAST_SCALE = -1070.0  # octaves; float64 ends at -1074
 _OCTAVES = 60  # below the largest scale nothing is left of anything
 
 
-class _Encoded(Protocol):
+class _Planned(Protocol):
+    """An update at some scales: what its frame is likely to take, and takes, which is known once it is coded."""
+
+    @property
+    def likely_size(self) -> int: ...
+
     @property
     def size(self) -> int: ...
 
@@ -188,7 +193,9 @@ class _Encoded(Protocol):
     def error(self) -> float: ...
 
 
-E = TypeVar("E", bound=_Encoded)
+E = TypeVar("E", bound=_Planned)
+#: What one that is too large has over one that fits in part, or over nothing: that share of its levels more.
+Between: TypeAlias = "Callable[[E, E | None, float], E]"
 
 
 def suited(update: Update, formats: Sequence[tuple[FloatFormat, float]], bits: float) -> Sizes:
@@ -229,7 +236,7 @@ def largest_within(
     fixed: int,
     sizes: Sizes,
     encode: Callable[[Floats], E],
-    between: Callable[[E, E, float], E],
+    between: Between[E],
     steady: Steady | None = None,
 ) -> E | None:
     """Encode an update with the least squared error that a budget allows.
@@ -243,10 +250,10 @@ def largest_within(
     sizes : Sizes
         Of what is to be encoded.
     encode : callable
-        Encodes at a scale for each tensor.
+        Converts and plans at a scale for each tensor. What is planned is coded when its `size` is asked for.
     between : callable
-        Encodes what one that is too large has over one that fits in part: that share of its levels more. It takes no
-        conversion.
+        Plans what one that is too large has over one that fits, or over nothing, in part: that share of its levels
+        more. It takes no conversion.
     steady : Steady, optional
         The common scale of the update before, which is tried first and becomes this one's.
 
@@ -254,7 +261,8 @@ def largest_within(
     -------
     what `encode` returns, or None
         The frame of least squared error of those that were tried and fit, from at most three conversions, or that of
-        the steady scale; None if none of them fits.
+        the steady scale; None if none of them fits. It is coded, and nothing else is, unless it takes some bytes more
+        than was likely.
 
     Notes
     -----
@@ -262,11 +270,10 @@ def largest_within(
     water-filling, for a given total of bits equal steps lose least. The step of a tensor of weight w is sqrt(w) times
     finer: its error counts w times. No tensor gets a scale above its optimal one, where its levels saturate. One pass
     counted magnitudes, from which the size at any scale follows nearly if levels are independent. Where they are not,
-    each encoding shows by which share it is smaller; between two of them that share is interpolated. Where many values
-    are nearly equal, sizes jump and may even fall with the scale (all of them in one level cost next to nothing): the
-    last conversion takes the middle of a jump. If it is too large, it is thinned until it fits. Within small budgets a
-    single entry counts: there the second conversion aims for the other side of the budget, and the larger one of both
-    is thinned.
+    each conversion shows by which share it is smaller; between two of them that share is interpolated. Where many
+    values are nearly equal, sizes jump and may even fall with the scale (all of them in one level cost next to
+    nothing): the last conversion takes the middle of a jump. The smallest that is too large is thinned until it fits,
+    where that loses less than the best that does.
     """
     if not sizes.update.header.groups:
         return None
@@ -277,7 +284,7 @@ def largest_within(
         rounded, scales_at = steady.rounded, sizes.update.steady_scales_at
     if steady is not None and steady.holds:
         same = encode(scales_at(steady.scale))
-        if Steady.LEAST * budget <= same.size <= budget:
+        if Steady.LEAST * budget <= same.likely_size <= budget and same.size <= budget:
             return same
     aimed = budget * Steady.ROOM if steady is not None and steady.wanted else budget
     thinnable = steady is None and sizes.update.parameters <= _THINNABLE
@@ -286,7 +293,7 @@ def largest_within(
     fitting, too_large, larger = 0.0, math.inf, None
     for attempt in range(1, _ATTEMPTS + 1):
         last = attempt == _ATTEMPTS
-        filled = 1.0 if best is None else (best.size - fixed) / max(budget - fixed, 1)
+        filled = 1.0 if best is None else (best.likely_size - fixed) / max(budget - fixed, 1)
         if last and best is not None and larger is not None and filled >= enough:
             break
         target = _target(attempt, aimed, small, best, too_large < math.inf, thinnable)
@@ -295,63 +302,81 @@ def largest_within(
             common = rounded(math.sqrt(fitting or common) * math.sqrt(too_large))
         candidate = encode(scales_at(common))
         common = min(common, sizes.largest)
-        if candidate.size > budget:
+        if candidate.likely_size > budget:
             too_large = common
-            larger = candidate if small or (last and thinnable) else None
+            if thinnable and (larger is None or candidate.likely_size < larger.likely_size):
+                larger = candidate
         else:
             if best is None or candidate.error < best.error:
                 best, fitting = candidate, common
-            good = candidate.size >= _GOOD * aimed or common >= sizes.largest
-            if last or good:
-                larger = None
-            if good:
+            if candidate.likely_size >= _GOOD * aimed or common >= sizes.largest:
                 break
         if not last:
-            known.add(common, candidate.size)
-    if best is not None and larger is not None:
-        best = _thinned(budget, best, larger, partial(between, larger, best))
-    if steady is not None and best is not None:
+            known.add(common, candidate.likely_size)
+    found = _coded(budget, fixed, best, larger, between)
+    if steady is not None and found is not None:
         steady.scale = fitting if fitting < sizes.largest else 0.0
-    return best
+    return found
 
 
-def _target(attempt: int, budget: float, small: bool, best: _Encoded | None, exceeded: bool, thinnable: bool) -> float:
-    """Bytes that an encoding aims for, after the best that fits, and whether one was too large."""
+def _target(attempt: int, budget: float, small: bool, best: _Planned | None, exceeded: bool, thinnable: bool) -> float:
+    """Bytes that a conversion aims for, after the best that fits, and whether one was too large."""
     if attempt == 2 and small:
         return budget * _ABOVE + _SAFE_BYTES if best is not None else budget * _BELOW - _SAFE_BYTES
-    if attempt < _ATTEMPTS or (best is not None and best.size >= _POOR * budget):
+    if attempt < _ATTEMPTS:
         return budget * _AIMS[attempt - 1] - 1
     if best is None:
         return _SAFE * budget - _SAFE_BYTES
-    if not thinnable:
-        return _UNTHINNED * budget
-    return _SURE * budget - (0.0 if exceeded else _CARE * (budget - best.size))
+    if thinnable:
+        return _SURE * budget if exceeded else budget * _FAR_ABOVE + _SAFE_BYTES
+    return budget * _AIMS[-1] - 1 if best.likely_size >= _POOR * budget else _UNTHINNED * budget
 
 
-def _thinned(budget: int, fits: E, larger: E, between: Callable[[float], E]) -> E:
-    """The best of an encoding that fits and of those with a share of the levels that a larger one has more."""
+def _coded(budget: int, fixed: int, fits: E | None, larger: E | None, between: Between[E]) -> E | None:
+    """Code the best of what fits, and of what a larger one is once it is thinned.
+
+    Parameters
+    ----------
+    budget, fixed, between
+        As for `largest_within`.
+    fits, larger : E or None
+        The best that is likely to fit, and the smallest that is not.
+    """
+    room, step = float(budget), 0.0
+    while True:
+        if fits is not None and fits.likely_size > room:
+            fits, larger = None, fits
+        candidate = _thinned(room, fixed, fits, larger, between)
+        if candidate is None or candidate.size <= budget:
+            return candidate
+        room = budget - (candidate.size - candidate.likely_size) - step
+        step = 2 * step + 1  # the next one may be as far off to the other side
+
+
+def _thinned(room: float, fixed: int, fits: E | None, larger: E | None, between: Between[E]) -> E | None:
+    """The best of what fits and of those with a share of the levels that a larger one has more."""
+    if larger is None or (fits is not None and fits.likely_size >= _GOOD * room):
+        return fits
     best = fits
-    share = _share(budget, fits.size, larger.size)
-    low, high = (0.0, fits.size), (1.0, larger.size)
+    low = 0.0, float(fixed if fits is None else fits.likely_size)
+    high = 1.0, float(larger.likely_size)
+    share = max(1 - _LEFT_OUT * (high[1] - room + _LEFT * room) / max(high[1] - low[1], 1), 0.0)
     for _ in range(_SHARES):
-        candidate = between(share)
-        if candidate.size > budget:
-            high = share, candidate.size
+        candidate = between(larger, fits, share)
+        if candidate.likely_size > room:
+            high = share, candidate.likely_size
         else:
-            low = share, candidate.size
-            if candidate.error < best.error:
+            low = share, candidate.likely_size
+            if best is None or candidate.error < best.error:
                 best = candidate
-            if candidate.size >= _GOOD * budget:
-                break
-        way = (_AIMS[0] * budget - low[1]) / max(high[1] - low[1], 1)
+            if candidate.likely_size >= _GOOD * room:
+                return best
+        way = (_AIMS[0] * room - low[1]) / max(high[1] - low[1], 1)
         share = low[0] + (high[0] - low[0]) * min(max(way, _WITHIN[0]), _WITHIN[1])
+    if fits is not None and low[0] == 0:  # what both have alone is too large at the finer scale
+        other = _thinned(room, fixed, None, larger, between)
+        return other if other is not None and other.error < fits.error else best
     return best
-
-
-def _share(budget: int, fits: int, larger: int) -> float:
-    """Share of the levels between two encodings that is likely to fit."""
-    excess = larger - budget + _LEFT * budget
-    return max(1 - _LEFT_OUT * excess / (larger - fits), 0.0)
 
 
 class _Known:

@@ -29,7 +29,7 @@ from flwr_co3.compress.tables import (
 from flwr_co3.config import BATCH_NORM_STATISTICS, CO3Config
 from flwr_co3.convert import FloatFormat, Quantizer, least_error, optimal_scale
 from flwr_co3.correct import ErrorMemory
-from flwr_co3.frame import DTYPES, LOSSY_DTYPES, MAX_TENSORS, Header, TensorSpec, dtype_name
+from flwr_co3.frame import DTYPES, LOSSY_DTYPES, MAX_TENSORS, ExactSection, Header, TensorSpec, dtype_name
 from flwr_co3.gennorm import SHAPE_RANGE, GenNorm
 from flwr_co3.magnitudes import MagnitudeCounts
 from flwr_co3.moments import BINS, Measured, Source, contiguous, measure
@@ -173,23 +173,24 @@ class Update:
         """Whether the tensors' errors count differently."""
         return bool(np.any(self.factors != 1))
 
-    @property
-    def exact(self) -> dict[str, Array]:
+    @cached_property
+    def exact(self) -> ExactSection:
         """The tensors that travel without loss."""
-        return {name: self.tensors[name] for name in self.header.tensors if name in self.header.exact}
+        return ExactSection.of(self.tensors[name] for name in self.header.tensors if name in self.header.exact)
 
     def in_format(self, fmt: FloatFormat) -> Update:
         """Return the same, to be converted to another format."""
         other = dataclasses.replace(self, header=self.header.with_format(fmt))
-        if "counts" in vars(self):  # they don't depend on the format
-            vars(other)["counts"] = self.counts
+        vars(other).update({name: vars(self)[name] for name in ("counts", "exact") if name in vars(self)})
         return other
 
     def joined(self) -> Update:
         """Return the same as one group."""
         assert self.magnitudes is not None, "the update's magnitudes were not counted"
         together = self.magnitudes.sum(axis=0, keepdims=True, dtype=np.uint32)
-        return dataclasses.replace(self, header=self.header.as_one_group(), magnitudes=together)
+        other = dataclasses.replace(self, header=self.header.as_one_group(), magnitudes=together)
+        vars(other)["exact"] = self.exact
+        return other
 
     @cached_property
     def optimal_scales(self) -> Floats:

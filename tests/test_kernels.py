@@ -248,6 +248,7 @@ RIGHT = dict(
     fitted_frequencies=[bytes([127, 0, 127]), edges, 0],
     packed_frequencies=[i8(8192, 8192), 3],
     dense_group=[np.arange(1, 8), edges, bytes([127, 0, 127]), bytes([127, 0, 127]), True, log2],
+    rans_cost=[[u1(100)], i8(100, 1, 256, 0, 0), half, log2],
     rans_encode=[[u1(100)], i8(100, 1, 256, 0, 0), half, 8, 50, 0],
     rans_decode=[chunk, i8(100), half, 8, 50, 0, [u1(100)]],
     huffman_encode=[u1(100), 0, np.ones(256, "u2"), u2(256), 30],
@@ -272,6 +273,7 @@ SHORT: dict[str, list[str]] = {
     "counted_table": [LESS.format(2)],
     "token_table": [LESS.format(2)],
     "dense_group": [LESS.format(k) for k in (0, 1, 5)] + [f"a[{k}] = a[{k}][:2]" for k in (2, 3)],
+    "rans_cost": [LESS_IN.format(0), LESS.format(2), LESS.format(3)],
     "rans_encode": [LESS_IN.format(0), LESS.format(2)],
     "rans_decode": [LESS_IN.format(6), LESS.format(2), "a[0] = a[0][:31]"],
     "huffman_encode": [LESS.format(k) for k in (2, 3)],
@@ -282,6 +284,10 @@ SHORT: dict[str, list[str]] = {
     "place": [LESS.format(k) for k in (3, 9, 10)] + ["a[1] = a[1][:-1]"],
     "dequantize": [LESS_IN.format(0), LESS.format(1), LESS.format(2), LESS_IN.format(4)],
 }
+PACKINGS = [
+    *(f"a[1] = i8({count}, {factor}, 256, 0, 0)" for count, factor in [(101, 1), (-1, 1), (HUGE, 1), (100, 0)]),
+    *(f"a[1] = i8(100, {factor}, 256, 0, 0)" for factor in (9, -1, HUGE)),
+]
 #: Absurd numbers, by function and place.
 ABSURD: dict[str, list[str]] = {
     "moments": [
@@ -317,9 +323,9 @@ ABSURD: dict[str, list[str]] = {
         *("a[2] = bytes([127, 0, 0])", "a[3] = bytes([127, 224, 255])"),
         *("a[0] = np.zeros(7, 'i8')", "a[1] = np.ones(128)", "a[0] = -a[0]"),
     ],
+    "rans_cost": [*PACKINGS, "a[0] = [None]"],
     "rans_encode": [
-        *(f"a[1] = i8({count}, {factor}, 256, 0, 0)" for count, factor in [(101, 1), (-1, 1), (HUGE, 1), (100, 0)]),
-        *(f"a[1] = i8(100, {factor}, 256, 0, 0)" for factor in (9, -1, HUGE)),
+        *PACKINGS,
         *(f"a[3] = {lanes}" for lanes in (0, -1, 4097)),
         "a[4] = 0",
         "a[4] = -1",
@@ -391,6 +397,7 @@ SURVIVED: dict[str, list[str]] = {
     "fitted_frequencies": ["a[0] = bytes([0, 1, 0])", "a[1][:] = np.nan", "a[1][:] = -1"],
     "packed_frequencies": [f"a[0][1] = {value}" for value in (HUGE, TINY, 0)],
     "dense_group": [f"a[0][3] = {value}" for value in (HUGE, TINY)] + ["a[5][:] = 0", "a[2] = bytes(3)"],
+    "rans_cost": ["a[2][:] = 0", "a[2][:] = 65535", "a[3][:] = -5", "a[3][:-1] = -1 << 31; a[3][-1] = 2**31 - 1"],
     "rans_encode": ["a[2][:] = 0", "a[2][:] = 65535", "a[5] = 99", f"a[5] = {HUGE}", f"a[4] = {HUGE}; a[5] = 3"],
     "rans_decode": ["a[2][:] = 0", "a[2][:] = 65535", "a[5] = 99", f"a[5] = {HUGE}", f"a[4] = {HUGE}; a[5] = 3"],
     "huffman_encode": [f"a[1] = {base}" for base in (-1, 255, 1 << 30)] + [f"a[4] = {HUGE}"],

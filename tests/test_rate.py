@@ -1,4 +1,4 @@
-"""Budgets: never exceeded, well used, and found in three conversions."""
+"""Budgets: never exceeded, well used, and found in three encodings."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from flwr_co3.codec import Codec, Encoded, _Attempt
 from flwr_co3.config import CO3Config
-from flwr_co3.frame import EMPTY
+from flwr_co3.frame import EMPTY, Draft
 from flwr_co3.rate import RateLimit
 from tests.samples import FORMATS, FP4_OPTIMA, Array, assert_same_update, gennorm, network
 from tests.strategies import QUANTIZERS, configured
@@ -20,33 +20,39 @@ from tests.strategies import QUANTIZERS, configured
 class Encodings(NamedTuple):
     """What was made on the way to a frame."""
 
-    conversions: list[int]  # sizes of the frames
-    sizes: list[int]  # of all frames, with those that were thinned
+    conversions: list[_Attempt]
+    planned: list[_Attempt]  # with what was thinned
+    coded: list[int]  # sizes of frames that have levels
 
     def are_few(self) -> bool:
-        """Whether it was done in three conversions, and what was too large thinned three times at most."""
-        return len(self.conversions) <= 3 and len(self.sizes) <= len(self.conversions) + 3
+        """Whether three conversions and three codings did."""
+        return len(self.conversions) <= 3 and len(self.coded) <= 3
 
 
 @contextmanager
 def counted_encodings() -> Iterator[Encodings]:
-    """Count the conversions and the frames that were made on the way."""
-    found = Encodings([], [])
-    convert, code = Codec._at, Codec._framed
+    """Note the conversions, what was planned, and the frames that were coded on the way."""
+    found = Encodings([], [], [])
+    convert, plan, code = Codec._at, Codec._planned, Draft.parts
 
     def converting(self: Codec, *args: Any, **options: Any) -> _Attempt:
-        encoded = convert(self, *args, **options)
-        found.conversions.append(encoded.size)
-        return encoded
+        found.conversions.append(convert(self, *args, **options))
+        return found.conversions[-1]
 
-    def coding(self: Codec, *args: Any) -> _Attempt:
-        encoded = code(self, *args)
-        found.sizes.append(encoded.size)
-        return encoded
+    def planning(self: Codec, *args: Any) -> _Attempt:
+        found.planned.append(plan(self, *args))
+        return found.planned[-1]
+
+    def coding(self: Draft) -> list[bytes]:
+        parts = code(self)
+        if not all(plan.is_zero for plan in self.plans):
+            found.coded.append(sum(map(len, parts)))
+        return parts
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Codec, "_at", converting)
-        patch.setattr(Codec, "_framed", coding)
+        patch.setattr(Codec, "_planned", planning)
+        patch.setattr(Draft, "parts", coding)
         yield found
 
 
@@ -315,29 +321,21 @@ def test_where_sizes_jump_the_last_encoding_takes_the_middle() -> None:
     values = np.random.default_rng(0).choice([1.0, 0.9, 1.1, 5.0], 300).astype(np.float32)
     with counted_encodings() as encodings:
         encoded = Codec(CO3Config(rate=RateLimit(bits_per_parameter=2))).compress({"w": values}, known=True)
-    sizes = encodings.sizes
+    sizes = [attempt.likely_size for attempt in encodings.conversions]
     assert len(sizes) == 3 and sizes[0] < 20 and sizes[1] > 75
     assert 50 < len(encoded.frame) == sizes[2] <= 75
     assert encoded.nmse < 0.01
 
 
 def test_the_frame_that_loses_least_is_sent_and_not_the_largest() -> None:
-    frames = []
-    original = Codec._framed
-
-    def recording(self: Codec, *args: Any) -> _Attempt:
-        frames.append(original(self, *args))
-        return frames[-1]
-
     values = np.random.default_rng(0).normal(0.77, 0.005, 50_000).astype(np.float32)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Codec, "_framed", recording)
+    with counted_encodings() as encodings:
         encoded = Codec(CO3Config(rate=RateLimit(bits_per_parameter=1))).compress({"w": values})
-    fitting = [frame for frame in frames if frame.size <= 6250]
+    fitting = [attempt for attempt in encodings.planned if attempt.size <= 6250]
     assert len(fitting) > 1
-    least = min(fitting, key=lambda frame: frame.error)
+    least = min(fitting, key=lambda attempt: attempt.error)
     assert encoded.frame == b"".join(least.parts)
-    assert least.size < max(frame.size for frame in fitting)
+    assert least.size < max(attempt.size for attempt in fitting)
 
 
 @pytest.mark.parametrize("limit", [41, 45, 49, 53, 57])

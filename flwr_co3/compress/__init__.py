@@ -4,7 +4,7 @@ from flwr_co3.compress.classes import Grid
 from flwr_co3.compress.group import MAX_MAGNITUDE, Group, Model, Plan, ZeroModel, lowest_version, plan, read_model
 from flwr_co3.compress.levels import Levels, Part, divisible
 from flwr_co3.compress.levels import write as write_levels
-from flwr_co3.compress.stream import CODERS
+from flwr_co3.compress.stream import CODERS, likely_size
 from flwr_co3.compress.stream import read as read_stream
 from flwr_co3.compress.stream import write as write_stream
 from flwr_co3.compress.tables import Fit
@@ -21,6 +21,7 @@ __all__ = [
     "Plan",
     "ZeroModel",
     "divisible",
+    "likely_size",
     "lowest_version",
     "plan",
     "read_model",

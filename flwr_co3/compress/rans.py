@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flwr_co3 import kernels
-from flwr_co3.compress.frequencies import PRECISION, TOTAL, Frequencies
+from flwr_co3.compress.frequencies import PRECISION, TOTAL, Frequencies, cost_of, log2_table
 from flwr_co3.compress.packing import Sequence
 from flwr_co3.errors import FrameError
 
@@ -61,6 +61,20 @@ class Layout(NamedTuple):
         return self.chunks == 1 and self.lanes <= _NARROW_LANES
 
 
+def cost(sequences: list[Sequence]) -> int:
+    """What an ideal coder spends on sequences of symbols with their tables, in units of 2^-16 bits."""
+    if loops := kernels.compiled():
+        total: int = loops.rans_cost(*_compiled_arguments(sequences), log2_table())
+        return total
+    return sum(_cost(s.packed(), s.frequencies) for s in sequences)
+
+
+def _cost(symbols: Bytes, frequencies: Frequencies) -> int:
+    spent = cost_of(np.bincount(symbols, minlength=frequencies.size), frequencies)
+    assert spent is not None, "every symbol has a frequency"
+    return spent
+
+
 def encode(sequences: list[Sequence], lanes: int, rows_per_chunk: int) -> list[bytes]:
     """Code sequences of symbols.
 
@@ -88,15 +102,19 @@ def encode(sequences: list[Sequence], lanes: int, rows_per_chunk: int) -> list[b
 
 def _encode_compiled(sequences: list[Sequence], layout: Layout) -> list[bytes]:
     loops = kernels.compiled()
-    packings = np.array([(s.symbols.size, *s.packing) for s in sequences], np.int64)
-    tables = _tables_by_symbol([s.frequencies for s in sequences])
-    symbols = [s.symbols for s in sequences]
+    arguments = _compiled_arguments(sequences)
 
     def chunk(k: int) -> bytes:
-        coded: bytes = loops.rans_encode(symbols, packings, tables, layout.lanes, layout.rows_per_chunk, k)
+        coded: bytes = loops.rans_encode(*arguments, layout.lanes, layout.rows_per_chunk, k)
         return coded
 
     return kernels.each(chunk, range(layout.chunks))
+
+
+def _compiled_arguments(sequences: list[Sequence]) -> tuple[list[Bytes], npt.NDArray[np.int64], npt.NDArray[np.uint16]]:
+    """Symbols, packings and tables."""
+    packings = np.array([(s.symbols.size, *s.packing) for s in sequences], np.int64)
+    return [s.symbols for s in sequences], packings, _tables_by_symbol([s.frequencies for s in sequences])
 
 
 def _tables_by_symbol(tables: list[Frequencies]) -> npt.NDArray[np.uint16]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from flwr_co3.compress.group import Model, Plan
 from flwr_co3.compress.levels import Levels
 from flwr_co3.compress.packing import Sequence
 from flwr_co3.errors import FrameError
-from flwr_co3.wire import Reader, Writer
+from flwr_co3.wire import Reader, Writer, varint
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -50,12 +51,41 @@ def write(plans: list[Plan], coder: str) -> list[bytes]:
     list of bytes
         What follows one after the other; nothing where all is level 0.
     """
-    sequences = [sequence for p in plans for sequence in p.sequences if not _is_certain(sequence.frequencies)]
+    sequences = _uncertain(plans)
     coded: list[bytes] = []
     if sequences:
-        size = sum(p.cost for p in plans) >> (3 + COST_BITS)
-        coded = (_write_rans if coder == "rans" else _write_huffman)(sequences, size)
+        coded = (_write_rans if coder == "rans" else _write_huffman)(sequences, _ideal_size(plans))
     return [part for part in (*coded, *(p.raw for p in plans)) if part]
+
+
+def likely_size(plans: list[Plan], coder: str) -> float:
+    """Bytes that `write` is likely to give, without coding.
+
+    Exact but for the states that lanes end in: each has 16 to 32 bits, all as likely, so that of its 4 bytes one is
+    saved on average.
+    """
+    sequences = _uncertain(plans)
+    raw = sum(len(p.raw) for p in plans)
+    if not sequences:
+        return raw
+    if coder != "rans":
+        return raw + _likely_huffman(sequences, _ideal_size(plans))
+    shape = _rans_shape(sequences, _ideal_size(plans))
+    bits = rans.cost(sequences) / (1 << COST_BITS)
+    states = shape.chunks << shape.lanes_log2
+    words = max(3 * states + bits / 8, 4 * states)
+    lengths = shape.chunks * len(varint(int(max(words / shape.chunks - (4 << shape.lanes_log2), 0)) // 2))
+    return raw + len(shape.head()) + lengths + words
+
+
+def _uncertain(plans: list[Plan]) -> list[Sequence]:
+    """The sequences that are coded."""
+    return [sequence for p in plans for sequence in p.sequences if not _is_certain(sequence.frequencies)]
+
+
+def _ideal_size(plans: list[Plan]) -> int:
+    """Bytes of all symbols by an ideal coder, about."""
+    return sum(p.cost for p in plans) >> (3 + COST_BITS)
 
 
 def read(section: memoryview, models: list[Model], coder: str) -> list[Levels]:
@@ -102,19 +132,38 @@ def _is_certain(table: Frequencies) -> bool:
     return TOTAL in table.tolist()  # tables are short: numpy would take longer
 
 
-def _write_rans(sequences: list[Sequence], size: int) -> list[bytes]:
+class _RansShape(NamedTuple):
+    """How symbols are divided among states."""
+
+    lanes_log2: int
+    rows_per_chunk: int
+    chunks: int
+
+    def head(self) -> Writer:
+        """What says so, before the lengths of the chunks."""
+        head = Writer([self.lanes_log2])
+        head.varint(self.rows_per_chunk)
+        return head
+
+
+def _rans_shape(sequences: list[Sequence], size: int) -> _RansShape:
+    """Divide symbols that take about so many bytes."""
     symbols = sum(s.length for s in sequences)
-    chunk_count = max(1, round(min(size / _CHUNK_BYTES, symbols / _CHUNK_SYMBOLS)))
-    paid = max(min(size / _BYTES_PER_LANE, _FEW_LANES * chunk_count), size / _BYTES_PER_MORE)
-    lanes = max(paid, symbols / _SYMBOLS_PER_LANE) / chunk_count
+    wanted = max(1, round(min(size / _CHUNK_BYTES, symbols / _CHUNK_SYMBOLS)))
+    paid = max(min(size / _BYTES_PER_LANE, _FEW_LANES * wanted), size / _BYTES_PER_MORE)
+    lanes = max(paid, symbols / _SYMBOLS_PER_LANE) / wanted
     lanes_log2 = max(0, min(int(lanes), _MAX_LANES).bit_length() - 1)
     rows = sum(-(-s.length // (1 << lanes_log2)) for s in sequences)
-    rows_per_chunk = min(-(-rows // chunk_count), _MAX_ROWS)
-    chunks = rans.encode(sequences, 1 << lanes_log2, rows_per_chunk)
-    head = Writer([lanes_log2])
-    head.varint(rows_per_chunk)
+    rows_per_chunk = min(-(-rows // wanted), _MAX_ROWS)
+    return _RansShape(lanes_log2, rows_per_chunk, -(-rows // rows_per_chunk))
+
+
+def _write_rans(sequences: list[Sequence], size: int) -> list[bytes]:
+    shape = _rans_shape(sequences, size)
+    chunks = rans.encode(sequences, 1 << shape.lanes_log2, shape.rows_per_chunk)
+    head = shape.head()
     for chunk in chunks:
-        head.varint((len(chunk) - (4 << lanes_log2)) // 2)
+        head.varint((len(chunk) - (4 << shape.lanes_log2)) // 2)
     return [bytes(head), *chunks]
 
 
@@ -134,10 +183,22 @@ def _read_rans(reader: Reader, lengths: list[int], tables: list[Frequencies]) ->
     return rans.decode(chunks, tables, layout)
 
 
-def _write_huffman(sequences: list[Sequence], size: int) -> list[bytes]:
+def _symbols_per_segment(sequences: list[Sequence], size: int) -> int:
     symbols = sum(s.symbols.size for s in sequences)
     least = max(size, symbols / 8)  # no code word is shorter than a bit
-    per_segment = max(1, round(symbols * min(_SEGMENT_BYTES / least, 1)))
+    return max(1, round(symbols * min(_SEGMENT_BYTES / least, 1)))
+
+
+def _likely_huffman(sequences: list[Sequence], size: int) -> float:
+    """Bytes of symbols by Huffman's code, but for how many bits fill its segments."""
+    per_segment = _symbols_per_segment(sequences, size)
+    segments = sum(-(-s.length // per_segment) for s in sequences)
+    coded = sum(huffman.bits(s) for s in sequences) / 8 + segments / 2
+    return coded + len(varint(per_segment)) + segments * len(varint(int(coded) // segments))
+
+
+def _write_huffman(sequences: list[Sequence], size: int) -> list[bytes]:
+    per_segment = _symbols_per_segment(sequences, size)
     coded = [huffman.encode(s, per_segment) for s in sequences]
     head = Writer()
     head.varint(per_segment)

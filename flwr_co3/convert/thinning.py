@@ -23,12 +23,12 @@ def thinned(
     scales: Floats,
     units: Floats,
     finer: Converted,
-    coarser: Converted,
+    coarser: Converted | None,
     share: float,
     *,
     cells: Cells | None = None,
 ) -> Converted:
-    """Return a conversion with level 0 for entries that have it in a coarser one: the smallest of them.
+    """Return a conversion with level 0 for the smallest of the entries that have it in a coarser one.
 
     Parameters
     ----------
@@ -37,11 +37,14 @@ def thinned(
     scales, cells
         Those of the finer conversion.
     finer, coarser : Converted
-        The same tensors at two scales.
+        The same tensors at two scales. Without the coarser one any entry may be left out.
     share : float
         Of the entries that are level 0 in the coarser one alone, how many keep their level.
     """
-    places = np.flatnonzero((finer.symbols != fmt.zero) & (coarser.symbols == fmt.zero))
+    candidates = finer.symbols != fmt.zero
+    if coarser is not None:
+        candidates &= coarser.symbols == fmt.zero
+    places = np.flatnonzero(candidates)
     tensors = np.searchsorted(finer.starts, places, side="right") - 1
     values, decoded = np.empty(places.size), np.empty(places.size)
     for t in np.unique(tensors).tolist():
