@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from flwr_co3 import kernels
 from flwr_co3.compress import rans
 from flwr_co3.compress.frequencies import COST_BITS, TOTAL, cost_of, normalize
-from flwr_co3.compress.packing import Sequence
+from flwr_co3.compress.packing import Packing, Sequence, pack_factor, packed_frequencies
 from flwr_co3.compress.rans import Layout, decode, encode
 from flwr_co3.errors import FrameError
 from tests.engines import NUMPY, running
@@ -57,6 +57,26 @@ CASES = st.fixed_dictionaries(
         "skew": st.sampled_from([0.01, 0.5, 0.95, 1.0]),
     }
 )
+
+
+@given(
+    st.integers(1, 8), st.integers(2, 16), st.lists(st.integers(1, 20_000), min_size=1, max_size=3), st.integers(0, 99)
+)
+@settings(deadline=None, max_examples=40)
+def test_the_cost_of_symbols_is_that_of_each_packed_one(
+    factor: int, alphabet: int, sizes: list[int], seed: int
+) -> None:
+    factor = min(factor, pack_factor(alphabet))
+    single = [sequence(size, alphabet, seed + k) for k, size in enumerate(sizes)]
+    packed = [
+        Sequence(
+            s.symbols + np.uint8(9), packed_frequencies(s.frequencies, factor), Packing(factor, alphabet, 9, filler)
+        )
+        for s in single
+        for filler in [int(np.argmax(s.frequencies))]
+    ]
+    costs = [cost_of(np.bincount(s.packed(), minlength=s.frequencies.size), s.frequencies) for s in packed]
+    assert rans.cost(packed) == sum(cost for cost in costs if cost is not None)
 
 
 def case(sizes: list[int], alphabet: int, seed: int, skew: float, **_: Any) -> list[Sequence]:
