@@ -1,8 +1,8 @@
 """Bytes of frames: against the entropy of the levels they carry, and against zstd -1 on the packed codes.
 
-The bound is each tensor's own empirical entropy of its levels, and the frame of an update of zeros with the same
-names and shapes: what must be said about the tensors themselves. The probabilities that any entropy coder needs are
-not in the bound, so no frame can reach it.
+Frames are those of a client whose server knows the model's tensors. The bound is each tensor's own empirical entropy of
+its levels, and the frame of an update of zeros: what must be said about the tensors themselves. The probabilities that
+any entropy coder needs are not in the bound, so no frame can reach it.
 """
 
 from pathlib import Path
@@ -44,13 +44,14 @@ def main(
 def row(update_name: str, setting: str, update: Update, config: CO3Config) -> Row:
     """Measure one cell."""
     codec = Codec(config)
-    encoded = codec.compress(update)
+    encoded = codec.compress(update, known=True)
     lossy = {name: encoded.sent[name] for name, tensor in update.items() if not codec.is_exact(name, tensor)}
     about = {
         name: np.zeros_like(tensor) if name in lossy else tensor for name, tensor in update.items()
     }  # a frame of zeros
     entropy = entropy_bits(lossy) / 8
-    side = len(Codec(CO3Config(format=config.format, coder=config.coder)).encode(about))
+    zeros = Codec(CO3Config(format=config.format, coder=config.coder)).compress(about, known=True)
+    side = len(zeros.frame)
     frame = len(encoded.frame)
     return {
         "update": update_name,
