@@ -1,5 +1,6 @@
 """Budgets: never exceeded, well used, and found in three encodings."""
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from flwr_co3.codec import Codec, Encoded, _Attempt
 from flwr_co3.config import CO3Config
 from flwr_co3.frame import EMPTY, Draft
-from flwr_co3.rate import RateLimit
+from flwr_co3.rate import RateLimit, _coded
 from tests.samples import FORMATS, FP4_OPTIMA, Array, assert_same_update, gennorm, network
 from tests.strategies import QUANTIZERS, configured
 
@@ -346,3 +347,56 @@ def test_the_middle_of_two_scales_near_the_end_of_float64_is_a_scale(limit: int)
     )
     assert len(encoded.frame) <= limit
     assert encoded.nmse <= 1
+
+
+@dataclasses.dataclass
+class Planned:
+    """A plan whose frame has some bytes more or less than was likely."""
+
+    levels: int
+    off: int
+    codings: list[int]
+
+    @property
+    def likely_size(self) -> int:
+        return 20 + self.levels
+
+    @property
+    def size(self) -> int:
+        self.codings.append(self.likely_size + self.off)
+        return self.codings[-1]
+
+    @property
+    def error(self) -> float:
+        return -self.levels
+
+
+@given(
+    budget=st.integers(21, 3000),
+    fits=st.one_of(st.none(), st.floats(0, 1)),
+    more=st.one_of(st.none(), st.integers(1, 2000)),
+    spread=st.integers(0, 8),
+    seed=st.integers(0, 99),
+)
+@settings(deadline=None, max_examples=400)
+def test_what_takes_more_bytes_than_was_likely_is_thinned_until_it_fits(
+    budget: int, fits: float | None, more: int | None, spread: int, seed: int
+) -> None:
+    rng, codings = np.random.default_rng(seed), list[int]()
+
+    def plan(levels: int) -> Planned:
+        return Planned(levels, int(rng.integers(-spread, spread + 1)), codings)
+
+    def between(larger: Planned, smaller: Planned | None, share: float) -> Planned:
+        least = 0 if smaller is None else smaller.levels
+        return plan(least + round(share * (larger.levels - least)))
+
+    small = None if fits is None else plan(int(fits * (budget - 20)))
+    large = None if more is None else plan(budget - 20 + more)
+    found = _coded(budget, 20, small, large, between)
+    if found is None:
+        assert small is None or budget < 40 + 8 * spread or large is None
+    else:
+        assert found.size <= budget
+        assert large is None or found.likely_size >= 0.9 * budget - 20 * spread - 10
+    assert len(codings) <= 8
