@@ -266,10 +266,10 @@ class Codec:
             scales = np.full(len(checked.sources), float(self.config.scale))
         kept = None if memory is None else _places(checked, memory)
         attempt = self._at(scales, checked, kept)
-        if memory is not None and kept is not None:
-            memory.replace(dict(zip(checked.header.lossy, kept, strict=True)))
         parts, losses = attempt.parts, attempt.losses
         del attempt  # its symbols make room for the frame
+        if memory is not None and kept is not None:
+            memory.replace(dict(zip(checked.header.lossy, kept, strict=True)))
         return Encoded(b"".join(parts), checked, losses)
 
     def _by_scheme(
@@ -301,40 +301,35 @@ class Codec:
 
     def _within(self, budget: int, update: Update, memory: ErrorMemory | None) -> Encoded:
         """Encode with the least loss that so many bytes allow."""
-        nothing = self._frame_of_zeros(update)
+        nothing, best = self._frame_of_zeros(update), None
         if len(nothing) > budget:
-            nothing, best = EMPTY, None
+            nothing = EMPTY
         else:
-            header = update.header
             sizes = suited(update, self.config.formats, 8 * (budget - len(nothing)))
-            update = sizes.update
-            if update.header is not header:
-                nothing = self._frame_of_zeros(update)
-            best = largest_within(
-                *(budget, len(nothing), sizes, partial(self._at, update=update)),
-                *(partial(self._between, update=update), self._steady),
-            )
+            # In another format, or as one group, zeros may take some bytes more.
+            zeros = nothing if sizes.update.header is update.header else self._frame_of_zeros(sizes.update)
+            if len(zeros) <= budget:
+                update, nothing = sizes.update, zeros
+                best = largest_within(
+                    *(budget, len(nothing), sizes, partial(self._at, update=update)),
+                    *(partial(self._between, update=update), self._steady),
+                )
+        if best is None:
+            if memory is not None:
+                kept = _places(update, memory)
+                _keep_all(update, kept)
+                memory.replace(dict(zip(update.header.lossy, kept, strict=True)))
+            lost = update.moments.mean_square * update.moments.entries
+            return Encoded(nothing, update, _Losses(lost, np.zeros_like(lost)))
+        parts, losses = best.parts, best.losses
+        scales, converted, cells = best.scales, best.converted, _of_tensors(best.cells, update)
+        del best  # what it planned makes room for the memory
         if memory is not None:
             kept = _places(update, memory)
-            if best is None:
-                _keep_all(update, kept)
-            else:
-                keep(
-                    update.header.format,
-                    update.sources,
-                    update.decay,
-                    best.scales,
-                    best.converted,
-                    kept,
-                    cells=_of_tensors(best.cells, update),
-                )
+            keep(update.header.format, update.sources, update.decay, scales, converted, kept, cells=cells)
             memory.replace(dict(zip(update.header.lossy, kept, strict=True)))
-        if best is not None:
-            parts, losses = best.parts, best.losses
-            del best
-            return Encoded(b"".join(parts), update, losses)
-        lost = update.moments.mean_square * update.moments.entries
-        return Encoded(nothing, update, _Losses(lost, np.zeros_like(lost)))
+        del converted  # its symbols make room for the frame
+        return Encoded(b"".join(parts), update, losses)
 
     def _frame_of_zeros(self, update: Update) -> bytes:
         """The smallest frame that has every tensor's name and every exact tensor."""
@@ -343,7 +338,7 @@ class Codec:
         return b"".join(draft(update.header, scales, plans, update.exact).parts())
 
     def _at(self, scales: Floats, update: Update, kept: list[Array] | None = None) -> _Attempt:
-        """Encode at a scale for each tensor that is converted."""
+        """Convert and plan at a scale for each tensor that is converted."""
         cells = _cells(scales, update)
         converted = convert(
             *(update.header.format, update.sources, update.decay, scales, _units(update)),

@@ -757,7 +757,7 @@ def _open(frame: bytes) -> tuple[int, Reader]:
     flags = frame[4]
     if flags & ~_FLAGS[frame[3] - 1]:
         raise FrameError(f"The frame has flags {flags:#04x}, some of which this version doesn't know.")
-    reader = Reader(memoryview(frame)[5:-4], "frame")
+    reader = Reader(memoryview(frame)[5:-_CHECKSUM_BYTES], "frame")
     if flags & _KNOWN_TABLE:
         flags |= reader.u8() << 8
     return flags, reader

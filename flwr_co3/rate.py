@@ -161,14 +161,16 @@ _JUMP = 0.3  # where one fills less, and another is too large, the middle betwee
 _LEFT_OUT, _LEFT = 1.2, 0.0065
 _SHARES, _WITHIN = 6, (0.1, 0.5)
 _THINNABLE = 1 << 21  # entries; sorting them takes memory
-# So the last conversion aims for the other side of the budget where all so far fit; and the second one of small
-# budgets, whose frames differ by an entry more or less. A third is not needed if one of them fits so closely that sizes
-# are nearly linear in shares; within the fewest bytes it may be farther.
+# For something to thin, the last conversion aims for the other side of the budget where all so far fit; and the second
+# one of small budgets, whose frames differ by an entry more or less. A third is not needed if one of them fits so
+# closely that sizes are nearly linear in shares; within the fewest bytes it may be farther.
 _FAR_ABOVE, _ABOVE, _BELOW = 1.03, 1.01, 0.97
 _SMALL, _CLOSE = 4096, 0.9
 _TINY, _NEAR = 512, 0.8
-# What can't be thinned aims for this in its last conversion if the best so far leaves much.
+# What can't be thinned aims for this in its last conversion if the best so far leaves much; and must be likely to leave
+# more than sizes are off by.
 _POOR, _UNTHINNED = 0.97, 0.98
+_OFF, _OFF_BYTES = 0.001, 2
 
 # A group's table and what surrounds it, in bits: a list of few levels that are not 0 costs this and their places more
 # than the entropy of these, and no group costs more than the last.
@@ -286,10 +288,12 @@ def largest_within(
         same = encode(scales_at(steady.scale))
         if Steady.LEAST * budget <= same.likely_size <= budget and same.size <= budget:
             return same
+        del same  # its symbols make room for others
     aimed = budget * Steady.ROOM if steady is not None and steady.wanted else budget
     thinnable = steady is None and sizes.update.parameters <= _THINNABLE
     small = thinnable and budget <= _SMALL
     enough = _NEAR if budget <= _TINY else _CLOSE
+    limit = budget if thinnable else budget - _OFF * budget - _OFF_BYTES
     fitting, too_large, larger = 0.0, math.inf, None
     for attempt in range(1, _ATTEMPTS + 1):
         last = attempt == _ATTEMPTS
@@ -302,7 +306,7 @@ def largest_within(
             common = rounded(math.sqrt(fitting or common) * math.sqrt(too_large))
         candidate = encode(scales_at(common))
         common = min(common, sizes.largest)
-        if candidate.likely_size > budget:
+        if candidate.likely_size > limit:
             too_large = common
             if thinnable and (larger is None or candidate.likely_size < larger.likely_size):
                 larger = candidate
@@ -345,6 +349,8 @@ def _coded(budget: int, fixed: int, fits: E | None, larger: E | None, between: B
     room, step = float(budget), 0.0
     while True:
         if fits is not None and fits.likely_size > room:
+            if fits.size <= budget:
+                return fits
             fits, larger = None, fits
         candidate = _thinned(room, fixed, fits, larger, between)
         if candidate is None or candidate.size <= budget:
@@ -357,7 +363,7 @@ def _thinned(room: float, fixed: int, fits: E | None, larger: E | None, between:
     """The best of what fits and of those with a share of the levels that a larger one has more."""
     if larger is None or (fits is not None and fits.likely_size >= _GOOD * room):
         return fits
-    best = fits
+    candidates = [] if fits is None else [fits]
     low = 0.0, float(fixed if fits is None else fits.likely_size)
     high = 1.0, float(larger.likely_size)
     share = max(1 - _LEFT_OUT * (high[1] - room + _LEFT * room) / max(high[1] - low[1], 1), 0.0)
@@ -367,20 +373,21 @@ def _thinned(room: float, fixed: int, fits: E | None, larger: E | None, between:
             high = share, candidate.likely_size
         else:
             low = share, candidate.likely_size
-            if best is None or candidate.error < best.error:
-                best = candidate
+            candidates.append(candidate)
             if candidate.likely_size >= _GOOD * room:
-                return best
+                break
+        if high[0] <= low[0]:
+            break
         way = (_AIMS[0] * room - low[1]) / max(high[1] - low[1], 1)
         share = low[0] + (high[0] - low[0]) * min(max(way, _WITHIN[0]), _WITHIN[1])
-    if fits is not None and low[0] == 0:  # what both have alone is too large at the finer scale
-        other = _thinned(room, fixed, None, larger, between)
-        return other if other is not None and other.error < fits.error else best
-    return best
+    if candidates == [fits]:  # at the finer scale, even what both have is too large
+        alone = _thinned(room, fixed, None, larger, between)
+        candidates += [] if alone is None else [alone]
+    return min(candidates, key=lambda candidate: candidate.error, default=None)
 
 
 class _Known:
-    """What encodings have shown of an update's size, beside what its magnitudes tell.
+    """What conversions have shown of an update's size, beside what its magnitudes tell.
 
     Parameters
     ----------
@@ -395,7 +402,7 @@ class _Known:
         self._points: list[tuple[float, float]] = []  # scale, and bits taken over those told: both as logarithms
 
     def add(self, common: float, size: int) -> None:
-        """Note the bytes that a frame took."""
+        """Note the bytes that a conversion is likely to take."""
         ratio = 8 * max(size - self._fixed, 1) / max(self._sizes.bits(common), 1)
         self._points.append((math.log(common), math.log(ratio)))
 

@@ -70,9 +70,7 @@ def code_words(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 def bits(sequence: Sequence) -> int:
     """Bits of a sequence's code words: at least one symbol, none of them packed."""
-    lengths = code_lengths(sequence.frequencies)
-    counts = np.bincount(sequence.packed(), minlength=lengths.size)
-    return int(np.sum(counts * lengths))
+    return int(np.sum(sequence.counts() * code_lengths(sequence.frequencies)))
 
 
 def encode(sequence: Sequence, per_segment: int) -> tuple[bytes, list[int]]:

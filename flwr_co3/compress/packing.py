@@ -27,6 +27,8 @@ class Packing(NamedTuple):
     filler: int  # stands for what the last packed symbol lacks
 
 
+_BLOCK = 1 << 16
+
 #: Symbols that are coded as they are.
 PLAIN = Packing(1, 256, 0, 0)
 
@@ -47,6 +49,15 @@ class Sequence(NamedTuple):
         """The packed symbols."""
         symbols = self.symbols - np.uint8(self.packing.base) if self.packing.base else self.symbols
         return pack(symbols, self.packing.alphabet, self.packing.factor, self.packing.filler)
+
+    def counts(self) -> npt.NDArray[np.int64]:
+        """How often each packed symbol occurs, shape (alphabet,)."""
+        total = np.zeros(self.frequencies.size, np.int64)
+        step = _BLOCK * self.packing.factor  # of all at once numpy would make eight times as many bytes
+        for start in range(0, self.symbols.size, step):
+            block = self._replace(symbols=self.symbols[start : start + step])
+            total += np.bincount(block.packed(), minlength=total.size)
+        return total
 
 
 @cache

@@ -66,13 +66,8 @@ def cost(sequences: list[Sequence]) -> int:
     if loops := kernels.compiled():
         total: int = loops.rans_cost(*_compiled_arguments(sequences), log2_table())
         return total
-    return sum(_cost(s.packed(), s.frequencies) for s in sequences)
-
-
-def _cost(symbols: Bytes, frequencies: Frequencies) -> int:
-    spent = cost_of(np.bincount(symbols, minlength=frequencies.size), frequencies)
-    assert spent is not None, "every symbol has a frequency"
-    return spent
+    costs = [cost_of(s.counts(), s.frequencies) for s in sequences]
+    return sum(cost for cost in costs if cost is not None)  # every symbol has a frequency
 
 
 def encode(sequences: list[Sequence], lanes: int, rows_per_chunk: int) -> list[bytes]:

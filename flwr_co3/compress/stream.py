@@ -61,8 +61,9 @@ def write(plans: list[Plan], coder: str) -> list[bytes]:
 def likely_size(plans: list[Plan], coder: str) -> float:
     """Bytes that `write` is likely to give, without coding.
 
-    Exact but for the states that lanes end in: each has 16 to 32 bits, all as likely, so that of its 4 bytes one is
-    saved on average.
+    What is left open is how rANS divides bits among lanes: each ends in a state of 4 bytes, whose upper half holds up
+    to 16 of its bits, any number of them as likely, so that a lane costs 3 bytes on average. A single lane has them
+    all, and gives a word for each 16. With Huffman's code it is the bits that fill segments.
     """
     sequences = _uncertain(plans)
     raw = sum(len(p.raw) for p in plans)
@@ -73,9 +74,9 @@ def likely_size(plans: list[Plan], coder: str) -> float:
     shape = _rans_shape(sequences, _ideal_size(plans))
     bits = rans.cost(sequences) / (1 << COST_BITS)
     states = shape.chunks << shape.lanes_log2
-    words = max(3 * states + bits / 8, 4 * states)
-    lengths = shape.chunks * len(varint(int(max(words / shape.chunks - (4 << shape.lanes_log2), 0)) // 2))
-    return raw + len(shape.head()) + lengths + words
+    words = bits // 16 if states == 1 else max(bits / 16 - states / 2, 0)
+    lengths = shape.chunks * len(varint(int(words / shape.chunks)))
+    return raw + len(shape.head()) + lengths + 4 * states + 2 * words
 
 
 def _uncertain(plans: list[Plan]) -> list[Sequence]:

@@ -37,9 +37,10 @@ def thinned(
     scales, cells
         Those of the finer conversion.
     finer, coarser : Converted
-        The same tensors at two scales. Without the coarser one any entry may be left out.
+        The same tensors at two scales.
     share : float
-        Of the entries that are level 0 in the coarser one alone, how many keep their level.
+        Of the entries that are level 0 in the coarser one alone, or without one of all that have another, how many keep
+        their level.
     """
     candidates = finer.symbols != fmt.zero
     if coarser is not None:
