@@ -148,7 +148,7 @@ def _is_schedule(value: object) -> bool:
 
 
 # Conversions that a budget may take, and what share of it, less a byte, each aims for.
-_AIMS = (0.995, 0.997, 0.993)
+_AIMS = (0.995, 0.996, 0.993)
 _ATTEMPTS = len(_AIMS)
 _GOOD = 0.99
 # The last one aims lower where nothing has fitted, or where one fits and one is too large, but far apart.
@@ -167,10 +167,10 @@ _THINNABLE = 1 << 21  # entries; sorting them takes memory
 _FAR_ABOVE, _ABOVE, _BELOW = 1.03, 1.01, 0.97
 _SMALL, _CLOSE = 4096, 0.9
 _TINY, _NEAR = 512, 0.8
-# What can't be thinned aims for this in its last conversion if the best so far leaves much; and must be likely to leave
-# more than sizes are off by.
-_POOR, _UNTHINNED = 0.97, 0.98
-_OFF, _OFF_BYTES = 0.001, 2
+# What can't be thinned aims for less in its last conversion where none is near to the budget, from below or above; and
+# must be likely to leave more than sizes are off by.
+_POOR, _RICH, _UNTHINNED = 0.97, 1.03, 0.98
+_OFF, _OFF_BYTES = 0.0003, 2
 
 # A group's table and what surrounds it, in bits: a list of few levels that are not 0 costs this and their places more
 # than the entropy of these, and no group costs more than the last.
@@ -294,13 +294,13 @@ def largest_within(
     small = thinnable and budget <= _SMALL
     enough = _NEAR if budget <= _TINY else _CLOSE
     limit = budget if thinnable else budget - _OFF * budget - _OFF_BYTES
-    fitting, too_large, larger = 0.0, math.inf, None
+    fitting, too_large, least_over, larger = 0.0, math.inf, math.inf, None
     for attempt in range(1, _ATTEMPTS + 1):
         last = attempt == _ATTEMPTS
         filled = 1.0 if best is None else (best.likely_size - fixed) / max(budget - fixed, 1)
         if last and best is not None and larger is not None and filled >= enough:
             break
-        target = _target(attempt, aimed, small, best, too_large < math.inf, thinnable)
+        target = _target(attempt, aimed, small, best, least_over, thinnable)
         common = rounded(known.scale_for(target))
         if too_large < math.inf and (filled < _JUMP or not fitting < common < too_large):
             common = rounded(math.sqrt(fitting or common) * math.sqrt(too_large))
@@ -308,8 +308,9 @@ def largest_within(
         common = min(common, sizes.largest)
         if candidate.likely_size > limit:
             too_large = common
-            if thinnable and (larger is None or candidate.likely_size < larger.likely_size):
-                larger = candidate
+            if candidate.likely_size < least_over:
+                least_over = candidate.likely_size
+                larger = candidate if thinnable else None
         else:
             if best is None or candidate.error < best.error:
                 best, fitting = candidate, common
@@ -323,8 +324,8 @@ def largest_within(
     return found
 
 
-def _target(attempt: int, budget: float, small: bool, best: _Planned | None, exceeded: bool, thinnable: bool) -> float:
-    """Bytes that a conversion aims for, after the best that fits, and whether one was too large."""
+def _target(attempt: int, budget: float, small: bool, best: _Planned | None, over: float, thinnable: bool) -> float:
+    """Bytes that a conversion aims for, after the best that fits, and where the least that is too large has so many."""
     if attempt == 2 and small:
         return budget * _ABOVE + _SAFE_BYTES if best is not None else budget * _BELOW - _SAFE_BYTES
     if attempt < _ATTEMPTS:
@@ -332,8 +333,9 @@ def _target(attempt: int, budget: float, small: bool, best: _Planned | None, exc
     if best is None:
         return _SAFE * budget - _SAFE_BYTES
     if thinnable:
-        return _SURE * budget if exceeded else budget * _FAR_ABOVE + _SAFE_BYTES
-    return budget * _AIMS[-1] - 1 if best.likely_size >= _POOR * budget else _UNTHINNED * budget
+        return _SURE * budget if over < math.inf else budget * _FAR_ABOVE + _SAFE_BYTES
+    near = best.likely_size >= _POOR * budget or over <= _RICH * budget
+    return budget * _AIMS[-1] - 1 if near else _UNTHINNED * budget
 
 
 def _coded(budget: int, fixed: int, fits: E | None, larger: E | None, between: Between[E]) -> E | None:
