@@ -26,10 +26,10 @@ from flwr_co3._protocol import (
 from flwr_co3._replies import Loaders
 from flwr_co3._round import payload_bytes
 from flwr_co3._versions import Tensors, Version, advanced, difference, step
+from flwr_co3.budget import Steady
 from flwr_co3.codec import Codec
 from flwr_co3.config import CO3Config
 from flwr_co3.frame import EMPTY
-from flwr_co3.rate import Steady
 from flwr_co3.schemes.scheme import CLIENT
 
 logger = getLogger("flwr.co3")

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from flwr_co3.budget import Steady, largest_within
 from flwr_co3.by_scheme import encode as encode_by_scheme
 from flwr_co3.compress import Grid, Group, Plan, plan
 from flwr_co3.compress.frequencies import COST_BITS
@@ -20,8 +21,8 @@ from flwr_co3.correct import ErrorMemory
 from flwr_co3.frame import EMPTY, Draft, FrameReader, TensorSpec, draft, numpy_dtype
 from flwr_co3.gennorm import GenNorm
 from flwr_co3.moments import BLOCK
-from flwr_co3.rate import Steady, largest_within, suited
 from flwr_co3.schemes.scheme import SERVER, Scheme
+from flwr_co3.sizes import suited
 from flwr_co3.update import Update, is_exact
 
 Array = npt.NDArray[Any]

@@ -214,7 +214,7 @@ class CO3Config:
 
     @property
     def formats(self) -> list[tuple[FloatFormat, float]]:
-        """The formats to choose from for a budget, from the coarsest on; see `flwr_co3.rate.suited`."""
+        """The formats to choose from for a budget, from the coarsest on; see `flwr_co3.sizes.suited`."""
         if isinstance(self.format, FloatFormat):
             return [(self.format, math.inf)]
         if self.format == "auto" and self.rate is not None:

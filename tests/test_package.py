@@ -48,7 +48,10 @@ FLOWER = {
 # of each other. A module that is not named here is of the Flower layer, the last, which alone knows flwr.
 ROOMS = {"convert", "compress", "correct"}
 LOWEST = {"_kernels", "arithmetic", "crossing", "errors", "gennorm", "kernels", "magnitudes", "moments", "wire"}
-LAYERS = [LOWEST, ROOMS, {"schemes"}, {"config", "frame", "rate", "schedules", "update"}, {"by_scheme"}, {"codec"}]
+LAYERS = [
+    *(LOWEST, ROOMS, {"schemes"}, {"config", "frame", "rate", "schedules", "update"}),
+    *({"sizes"}, {"budget", "by_scheme"}, {"codec"}),
+]
 
 
 def pyproject() -> dict[str, Any]:

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from flwr_co3.budget import Steady, _coded
 from flwr_co3.codec import Codec, Encoded, _Attempt
 from flwr_co3.config import CO3Config
 from flwr_co3.correct import ErrorMemory
 from flwr_co3.frame import EMPTY, Draft
-from flwr_co3.rate import RateLimit, Steady, _coded
+from flwr_co3.rate import RateLimit
 from tests.samples import FORMATS, FP4_OPTIMA, Array, assert_same_update, gennorm, network
 from tests.strategies import QUANTIZERS, configured
 
@@ -441,7 +442,7 @@ def test_what_is_not_thinned_leaves_more_than_sizes_are_off_by(wanted: bool) -> 
 
 def test_large_updates_are_not_thinned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sorting their levels would take too much memory."""
-    monkeypatch.setattr("flwr_co3.rate._THINNABLE", 1000)
+    monkeypatch.setattr("flwr_co3.budget._THINNABLE", 1000)
     update = deep_network(60_000, 5)
     for budget in (1500, 3000, 9000):
         with counted_encodings() as encodings:

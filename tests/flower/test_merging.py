@@ -14,9 +14,10 @@ from flwr_co3._held import received_model
 from flwr_co3._keeping import StateKeeper
 from flwr_co3._merging import adds_exactly, in_fewer
 from flwr_co3._versions import Version, advanced, reader_of, step
+from flwr_co3.budget import Steady
 from flwr_co3.codec import Codec
 from flwr_co3.config import CO3Config
-from flwr_co3.rate import RateLimit, Steady
+from flwr_co3.rate import RateLimit
 from flwr_co3.server import CO3Strategy
 from tests.flower.helpers import App, LocalGrid, Tensors, arrays, model_of, record, reply_with_change
 from tests.flower.test_downlink import Client, Sampling, held_by, is_whole, sent_to

@@ -1,0 +1,289 @@
+"""Within a budget: the scale that makes the most of so many bytes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from flwr_co3.frame import short_scale
+from flwr_co3.sizes import Sizes
+
+Floats = npt.NDArray[np.float64]
+
+# Conversions that a budget may take, and what share of it, less a byte, each aims for.
+_AIMS = (0.995, 0.996, 0.993)
+_ATTEMPTS = len(_AIMS)
+_GOOD = 0.99
+# The last one aims lower where nothing has fitted, or where one fits and one is too large, but far apart.
+_SAFE, _SAFE_BYTES, _SURE = 0.99, 2, 0.992
+_BEYOND = 0.25  # of the way between two conversions
+_JUMP = 0.3  # where one fills less, and another is too large, the middle between both comes next
+# What is too large can be thinned: some of its levels, the smallest, are left out where one that fits has none. That
+# takes no conversion. Leaving one out saves less than their mean, since those that both have cost more at the finer
+# scale; and it aims to leave this share of the budget. Other shares of them are planned where the first is not good.
+_LEFT_OUT, _LEFT = 1.2, 0.0065
+_SHARES, _WITHIN = 6, (0.1, 0.5)
+_THINNABLE = 1 << 21  # entries; sorting them takes memory
+# For something to thin, the last conversion aims for the other side of the budget where all so far fit; and the second
+# one of small budgets, whose frames differ by an entry more or less. A third is not needed if one of them fits so
+# closely that sizes are nearly linear in shares; within the fewest bytes it may be farther.
+_FAR_ABOVE, _ABOVE, _BELOW = 1.03, 1.01, 0.97
+_SMALL, _CLOSE = 4096, 0.9
+_TINY, _NEAR = 512, 0.8
+# What can't be thinned aims for less in its last conversion where none is near to the budget, from below or above; and
+# must be likely to leave more than sizes are off by.
+_POOR, _RICH, _UNTHINNED = 0.97, 1.03, 0.98
+_OFF, _OFF_BYTES = 0.0003, 2
+_LARGEST = 1e300  # what is above overflows somewhere
+
+
+class _Planned(Protocol):
+    """An update at some scales: what its frame is likely to take, and takes, which is known once it is coded."""
+
+    @property
+    def likely_size(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def error(self) -> float: ...
+
+
+E = TypeVar("E", bound=_Planned)
+#: What one that is too large has over one that fits in part, or over nothing: that share of its levels more.
+Between: TypeAlias = "Callable[[E, E | None, float], E]"
+
+
+def largest_within(
+    budget: int,
+    fixed: int,
+    sizes: Sizes,
+    encode: Callable[[Floats], E],
+    between: Between[E],
+    steady: Steady | None = None,
+) -> E | None:
+    """Encode an update with the least squared error that a budget allows.
+
+    Parameters
+    ----------
+    budget : int
+        Bytes that the frame may have.
+    fixed : int
+        Bytes of the frame that don't depend on the scale.
+    sizes : Sizes
+        Of what is to be encoded.
+    encode : callable
+        Converts and plans at a scale for each tensor. What is planned is coded when its `size` is asked for.
+    between : callable
+        Plans what one that is too large has over one that fits, or over nothing, in part: that share of its levels
+        more. It takes no conversion.
+    steady : Steady, optional
+        The common scale of the update before, which is tried first and becomes this one's.
+
+    Returns
+    -------
+    what `encode` returns, or None
+        The frame of least squared error of those that were tried and fit, from at most three conversions, or that of
+        the steady scale; None if none of them fits. It is coded, and nothing else is, unless it takes some bytes more
+        than was likely.
+
+    Notes
+    -----
+    Each tensor at its own optimal scale if that fits. Else all tensors share one scale, the largest that fits: reverse
+    water-filling, for a given total of bits equal steps lose least. The step of a tensor of weight w is sqrt(w) times
+    finer: its error counts w times. No tensor gets a scale above its optimal one, where its levels saturate. One pass
+    counted magnitudes, from which the size at any scale follows nearly if levels are independent. Where they are not,
+    each conversion shows by which share it is smaller; between two of them that share is interpolated. Where many
+    values are nearly equal, sizes jump and may even fall with the scale (all of them in one level cost next to
+    nothing): the last conversion takes the middle of a jump. The smallest that is too large is thinned until it fits,
+    where that loses less than the best that does.
+    """
+    if not sizes.update.header.groups:
+        return None
+    best: E | None = None
+    known = _Known(sizes, fixed)
+    rounded, scales_at = short_scale, sizes.update.scales_at
+    if steady is not None:
+        rounded, scales_at = steady.rounded, sizes.update.steady_scales_at
+    if steady is not None and steady.holds:
+        same = encode(scales_at(steady.scale))
+        if Steady.LEAST * budget <= same.likely_size <= budget and same.size <= budget:
+            return same
+        del same  # its symbols make room for others
+    aimed = budget * Steady.ROOM if steady is not None and steady.wanted else budget
+    thinnable = steady is None and sizes.update.parameters <= _THINNABLE
+    small = thinnable and budget <= _SMALL
+    enough = _NEAR if budget <= _TINY else _CLOSE
+    limit = budget if thinnable else budget - _OFF * budget - _OFF_BYTES
+    fitting, too_large, least_over, larger = 0.0, math.inf, math.inf, None
+    for attempt in range(1, _ATTEMPTS + 1):
+        last = attempt == _ATTEMPTS
+        filled = 1.0 if best is None else (best.likely_size - fixed) / max(budget - fixed, 1)
+        if last and best is not None and larger is not None and filled >= enough:
+            break
+        target = _target(attempt, aimed, small, best, least_over, thinnable)
+        common = rounded(known.scale_for(target))
+        if too_large < math.inf and (filled < _JUMP or not fitting < common < too_large):
+            common = rounded(math.sqrt(fitting or common) * math.sqrt(too_large))
+        candidate = encode(scales_at(common))
+        common = min(common, sizes.largest)
+        if candidate.likely_size > limit:
+            too_large = common
+            if candidate.likely_size < least_over:
+                least_over = candidate.likely_size
+                larger = candidate if thinnable else None
+        else:
+            if best is None or candidate.error < best.error:
+                best, fitting = candidate, common
+            if candidate.likely_size >= _GOOD * aimed or common >= sizes.largest:
+                break
+        if not last:
+            known.add(common, candidate.likely_size)
+    found = _coded(budget, fixed, best, larger, between)
+    if steady is not None and found is not None:
+        steady.scale = fitting if fitting < sizes.largest else 0.0
+    return found
+
+
+def _target(attempt: int, budget: float, small: bool, best: _Planned | None, over: float, thinnable: bool) -> float:
+    """Bytes that a conversion aims for, after the best that fits, and where the least that is too large has so many."""
+    if attempt == 2 and small:
+        return budget * _ABOVE + _SAFE_BYTES if best is not None else budget * _BELOW - _SAFE_BYTES
+    if attempt < _ATTEMPTS:
+        return budget * _AIMS[attempt - 1] - 1
+    if best is None:
+        return _SAFE * budget - _SAFE_BYTES
+    if thinnable:
+        return _SURE * budget if over < math.inf else budget * _FAR_ABOVE + _SAFE_BYTES
+    near = best.likely_size >= _POOR * budget or over <= _RICH * budget
+    return budget * _AIMS[-1] - 1 if near else _UNTHINNED * budget
+
+
+def _coded(budget: int, fixed: int, fits: E | None, larger: E | None, between: Between[E]) -> E | None:
+    """Code the best of what fits, and of what a larger one is once it is thinned.
+
+    Parameters
+    ----------
+    budget, fixed, between
+        As for `largest_within`.
+    fits, larger : E or None
+        The best that is likely to fit, and the smallest that is not.
+    """
+    room, step = float(budget), 0.0
+    while True:
+        if fits is not None and fits.likely_size > room:
+            if fits.size <= budget:
+                return fits
+            fits, larger = None, fits
+        candidate = _thinned(room, fixed, fits, larger, between)
+        if candidate is None or candidate.size <= budget:
+            return candidate
+        room = budget - (candidate.size - candidate.likely_size) - step
+        step = 2 * step + 1  # the next one may be as far off to the other side
+
+
+def _thinned(room: float, fixed: int, fits: E | None, larger: E | None, between: Between[E]) -> E | None:
+    """The best of what fits and of those with a share of the levels that a larger one has more."""
+    if larger is None or (fits is not None and fits.likely_size >= _GOOD * room):
+        return fits
+    best, low = fits, (0.0, float(fixed if fits is None else fits.likely_size))
+    high = 1.0, float(larger.likely_size)
+    share = max(1 - _LEFT_OUT * (high[1] - room + _LEFT * room) / max(high[1] - low[1], 1), 0.0)
+    for _ in range(_SHARES):
+        candidate = between(larger, fits, share)
+        if candidate.likely_size > room:
+            high = share, candidate.likely_size
+        else:
+            low = share, candidate.likely_size
+            if best is None or candidate.error < best.error:
+                best = candidate
+            if candidate.likely_size >= _GOOD * room:
+                break
+        if high[0] <= low[0]:
+            break
+        way = (_AIMS[0] * room - low[1]) / max(high[1] - low[1], 1)
+        share = low[0] + (high[0] - low[0]) * min(max(way, _WITHIN[0]), _WITHIN[1])
+    if fits is not None and best is fits:  # at the finer scale, even what both have may be too large
+        alone = _thinned(room, fixed, None, larger, between)
+        return alone if alone is not None and alone.error < fits.error else fits
+    return best
+
+
+class _Known:
+    """What conversions have shown of an update's size, beside what its magnitudes tell.
+
+    Parameters
+    ----------
+    sizes : Sizes
+        What levels would take if each came independently of the others.
+    fixed : int
+        Bytes that don't depend on the scale.
+    """
+
+    def __init__(self, sizes: Sizes, fixed: int) -> None:
+        self._sizes, self._fixed = sizes, fixed
+        self._points: list[tuple[float, float]] = []  # scale, and bits taken over those told: both as logarithms
+
+    def add(self, common: float, size: int) -> None:
+        """Note the bytes that a conversion is likely to take."""
+        ratio = 8 * max(size - self._fixed, 1) / max(self._sizes.bits(common), 1)
+        self._points.append((math.log(common), math.log(ratio)))
+
+    def scale_for(self, size: float) -> float:
+        """Common scale at which the frame is likely to have so many bytes."""
+        return self._sizes.scale_for(8 * (size - self._fixed), self._gain_at)
+
+    def _gain_at(self, common: float) -> float:
+        """Bits that levels are likely to take over those told."""
+        if len(self._points) < 2:
+            return math.exp(self._points[-1][1]) if self._points else 1.0
+        return math.exp(self._ratio_at(math.log(common)))
+
+    def _ratio_at(self, place: float) -> float:
+        """On the line between the last two points; beyond them it goes on half as steeply, and not far."""
+        (first, low), (last, high) = self._points[-2:]
+        if first == last:
+            return high
+        way = (place - first) / (last - first)
+        within = min(max(way, 0.0), 1.0)
+        return low + (within + min(max((way - within) / 2, -_BEYOND), _BEYOND)) * (high - low)
+
+
+@dataclass
+class Steady:
+    """A common scale that stays as it is from one update to the next, as long as it uses most of the budget.
+
+    Its inverse, the step, has few bits. So sums of updates are exact, and those of the same step have its multiples.
+
+    Attributes
+    ----------
+    scale : float
+        The last one; 0 where each tensor has its optimal one.
+    wanted : bool
+        Whether it is to stay.
+    """
+
+    LEAST: ClassVar[float] = 0.75  # of the budget
+    ROOM: ClassVar[float] = 0.92  # what a new step aims for, so that the next updates fit too
+    BITS: ClassVar[int] = 4
+
+    scale: float = 0.0
+    wanted: bool = False
+
+    @property
+    def holds(self) -> bool:
+        """Whether there is one that is to stay."""
+        return self.wanted and self.scale > 0
+
+    def rounded(self, scale: float) -> float:
+        """Round a scale down to one whose step has few bits; not where float64 ends."""
+        if not 1 / _LARGEST < scale < _LARGEST:
+            return scale
+        significand, exponent = math.frexp(1 / scale)
+        return 1 / math.ldexp(math.ceil(math.ldexp(significand, self.BITS)), exponent - self.BITS)
