@@ -64,10 +64,14 @@ class Layout(NamedTuple):
 def cost(sequences: list[Sequence]) -> int:
     """What an ideal coder spends on sequences of symbols with their tables, in units of 2^-16 bits."""
     if loops := kernels.compiled():
-        total: int = loops.rans_cost(*_compiled_arguments(sequences), log2_table())
-        return total
-    costs = [cost_of(s.counts(), s.frequencies) for s in sequences]
-    return sum(cost for cost in costs if cost is not None)  # every symbol has a frequency
+        found: int = loops.rans_cost(*_compiled_arguments(sequences), log2_table())
+        return found
+    total = 0
+    for s in sequences:
+        spent = cost_of(s.counts(), s.frequencies)
+        assert spent is not None, "every symbol has a frequency"
+        total += spent
+    return total
 
 
 def encode(sequences: list[Sequence], lanes: int, rows_per_chunk: int) -> list[bytes]:
