@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,14 +60,32 @@ def contiguous(tensor: Array) -> Array:
     return native if flags.c_contiguous and flags.aligned else np.array(native, order="C")
 
 
-def segments(sizes: Sequence[int], which: Sequence[int]) -> npt.NDArray[np.int64]:
-    """Cut tensors into segments: rows of (tensor, start, stop), in order."""
+class Segments(NamedTuple):
+    """Tensors in pieces that loops take one by one."""
+
+    runs: npt.NDArray[np.int64]  # rows of (tensor, start, stop), in order
+    first: npt.NDArray[np.int64]  # where those of each tensor begin
+    tensors: npt.NDArray[np.int64]  # of which there are some
+
+
+def segments(sizes: Sequence[int], which: Sequence[int]) -> Segments:
+    """Cut some tensors into segments; those of the last models are remembered."""
+    return _segments(tuple(sizes), tuple(which), SEGMENT)
+
+
+@lru_cache(maxsize=8)
+def _segments(sizes: tuple[int, ...], which: tuple[int, ...], length: int) -> Segments:
     tensor = np.array(which, np.int64)
     size = np.array(sizes, np.int64)[tensor]
-    pieces = -(-size // SEGMENT)
-    first = np.repeat(np.cumsum(pieces) - pieces, pieces)
-    start = SEGMENT * (np.arange(first.size) - first)
-    return np.stack([np.repeat(tensor, pieces), start, np.minimum(start + SEGMENT, np.repeat(size, pieces))], axis=1)
+    pieces = -(-size // length)
+    before = np.repeat(np.cumsum(pieces) - pieces, pieces)
+    start = length * (np.arange(before.size) - before)
+    runs = np.stack([np.repeat(tensor, pieces), start, np.minimum(start + length, np.repeat(size, pieces))], axis=1)
+    first = np.flatnonzero(np.diff(runs[:, 0], prepend=-1))
+    found = Segments(runs, first, runs[first, 0])
+    for part in found:
+        part.setflags(write=False)
+    return found
 
 
 def of_float32(sources: Sequence[Source]) -> list[int]:
@@ -174,12 +193,10 @@ def measure(sources: Sequence[Source], decay: float, rows: Sequence[int] = (), b
     narrow = of_float32(sources)
     sizes = [source.update.size for source in sources]
     entries = np.array(sizes, np.float64)
-    runs = segments(sizes, narrow)
+    runs, first, measured = segments(sizes, narrow)
     peak, nonzero, total, square = np.zeros((4, len(sources)))
     if len(runs):
         sums = _sums(sources, decay, runs, np.array(rows, np.int64), bins)
-        first = np.flatnonzero(np.diff(runs[:, 0], prepend=-1))
-        measured = runs[first, 0]
         peak[measured] = np.maximum.reduceat(sums[:, 0], first)  # NaN stays
         with np.errstate(over="ignore", invalid="ignore"):  # the peak tells
             total[measured], square[measured], nonzero[measured] = np.add.reduceat(sums[:, 1:], first).T

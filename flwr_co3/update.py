@@ -261,8 +261,7 @@ def _factors(header: Header, weights: Mapping[str, float]) -> Floats:
         return np.ones(len(header.lossy))
     found = np.array([_weight(name, weights) for name in header.lossy])
     entries = np.array([header.tensors[name].entries for name in header.lossy])
-    kinds = np.unique(found)
-    most = max(kinds, key=lambda kind: int(entries[found == kind].sum()), default=1.0)
+    most = max(sorted(set(found.tolist())), key=lambda kind: int(entries[found == kind].sum()), default=1.0)
     factors: Floats = np.sqrt(found / most)
     return factors
 

@@ -141,9 +141,9 @@ class TestEither:
 
 def test_segments_are_all_entries_in_order() -> None:
     with patch.object(moments, "SEGMENT", 10):
-        rows = segments([25, 0, 7, 10], [0, 1, 3]).tolist()
+        rows = segments([25, 0, 7, 10], [0, 1, 3]).runs.tolist()
     assert rows == [[0, 0, 10], [0, 10, 20], [0, 20, 25], [3, 0, 10]]
-    assert segments([], []).shape == (0, 3)
+    assert segments([], []).runs.shape == (0, 3)
 
 
 @pytest.mark.parametrize("change", ["none", "big endian", "transposed", "strided", "misaligned", "0-d"])

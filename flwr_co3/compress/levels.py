@@ -126,7 +126,7 @@ def _write_dense(parts: Sequence[tuple[DenseLevels, Part]], add: bool) -> None:
     """Write or add float32 tensors of dense groups by the compiled loops."""
     loops = kernels.compiled()
     sizes = [part.out.size for _, part in parts]
-    runs = segments(sizes, range(len(parts)))
+    runs = segments(sizes, range(len(parts))).runs
     packed, out = [levels.packed for levels, _ in parts], [part.out for _, part in parts]
     digits = [(d.factor, part.first, d.zero - d.reach, 2 * d.reach + 1) for d, part in parts]
     values, layout = np.array([part.values for _, part in parts]), np.array(digits, np.int64)

@@ -276,8 +276,10 @@ def unit_widths(codes: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
 
 def encode_shape(shape: float) -> int:
     """Shape as one byte: ``shape = ((code + 1) / 128)^2``, steps of 3.5 % at .2 and .8 % at 4."""
-    low, high = (math.ceil(128 * math.sqrt(bound)) - 1 for bound in SHAPE_RANGE)
-    return min(max(round(128 * math.sqrt(shape)) - 1, low), high)
+    return min(max(round(128 * math.sqrt(shape)) - 1, _SHAPE_CODES[0]), _SHAPE_CODES[1])
+
+
+_SHAPE_CODES = tuple(math.ceil(128 * math.sqrt(bound)) - 1 for bound in SHAPE_RANGE)
 
 
 def decode_shape(code: int) -> float:
@@ -299,7 +301,7 @@ def encode_positives(values: npt.ArrayLike) -> npt.NDArray[np.int64]:
     Numbers beyond the ends of the range become its ends, 2^-1022 and 1.97 * 2^1023.
     """
     bits = np.asarray(values, np.float64).view(np.int64)
-    codes: Counts = np.clip((bits + (1 << 46)) >> 47, _SMALLEST_CODE, _LARGEST_CODE)
+    codes: Counts = np.minimum(np.maximum((bits + (1 << 46)) >> 47, _SMALLEST_CODE), _LARGEST_CODE)
     return codes
 
 

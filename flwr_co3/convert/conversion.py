@@ -138,7 +138,7 @@ def _convert_compiled(
 ) -> None:
     loops = kernels.compiled()
     updates, errors = for_loops(sources, which)
-    runs = segments([source.update.size for source in sources], which)
+    runs, first, tensors = segments([source.update.size for source in sources], which)
     counts = np.zeros((len(runs), out.counts.shape[1]), np.uint32)
     squares = np.zeros(len(runs))
     with np.errstate(over="ignore"):  # of those that are not converted here
@@ -161,9 +161,8 @@ def _convert_compiled(
         for k, (_, start, stop) in enumerate(runs.tolist()):
             draws = [fmt.draws(rng, min(BLOCK, stop - first)) for first in range(start, stop, BLOCK)]
             work(range(k, k + 1), np.concatenate(draws))
-    first = np.flatnonzero(np.diff(runs[:, 0], prepend=-1))
-    out.counts[runs[first, 0]] += np.add.reduceat(counts, first, dtype=np.int64)
-    out.squares[runs[first, 0]] += np.add.reduceat(squares, first)
+    out.counts[tensors] += np.add.reduceat(counts, first, dtype=np.int64)
+    out.squares[tensors] += np.add.reduceat(squares, first)
 
 
 def keep(
@@ -190,7 +189,7 @@ def keep(
     if not fast:
         return
     updates, errors = for_loops(sources, fast)
-    runs = segments([source.update.size for source in sources], fast)
+    runs = segments([source.update.size for source in sources], fast).runs
     tables = np.zeros((len(sources), 256), np.float32)
     tables[:, fmt.zero : 2 * fmt.zero + 1] = _float32_values(fmt, cells, sources, scales)
     tables[:, : fmt.zero] = -tables[:, 2 * fmt.zero : fmt.zero : -1]
