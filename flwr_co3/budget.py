@@ -31,10 +31,12 @@ _SHARES, _WITHIN = 6, (0.1, 0.5)
 _THINNABLE = 1 << 21  # entries; sorting them takes memory
 # For something to thin, the last conversion aims for the other side of the budget where all so far fit; and the second
 # one of small budgets, whose frames differ by an entry more or less. A third is not needed if one of them fits so
-# closely that sizes are nearly linear in shares; within the fewest bytes it may be farther.
+# closely that sizes are nearly linear in shares.
 _FAR_ABOVE, _ABOVE, _BELOW = 1.03, 1.01, 0.97
 _SMALL, _CLOSE = 4096, 0.9
-_TINY, _NEAR = 512, 0.8
+# In the fewest bytes sizes go by an entry more or less: there must be entries to choose from, and so many that are
+# smaller than the first that does not fit are tried.
+_TINY, _WELL_ABOVE, _ENOUGH, _TRIED = 512, 1.1, 1.4, 16
 # What can't be thinned aims for less in its last conversion where none is near to the budget, from below or above; and
 # must be likely to leave more than sizes are off by.
 _POOR, _RICH, _UNTHINNED = 0.97, 1.03, 0.98
@@ -56,8 +58,18 @@ class _Planned(Protocol):
 
 
 E = TypeVar("E", bound=_Planned)
-#: What one that is too large has over one that fits in part, or over nothing: that share of its levels more.
-Between: TypeAlias = "Callable[[E, E | None, float], E]"
+E_co = TypeVar("E_co", bound=_Planned, covariant=True)
+
+
+class _Thinned(Protocol[E_co]):
+    """One that is too large, without some of the levels that one that fits has not: the largest first."""
+
+    def __len__(self) -> int: ...
+
+    def keeping(self, kept: npt.NDArray[np.bool_]) -> E_co: ...
+
+
+Thin: TypeAlias = "Callable[[E, E | None], _Thinned[E]]"
 
 
 def largest_within(
@@ -65,7 +77,7 @@ def largest_within(
     fixed: int,
     sizes: Sizes,
     encode: Callable[[Floats], E],
-    between: Between[E],
+    thin: Thin[E],
     steady: Steady | None = None,
 ) -> E | None:
     """Encode an update with the least squared error that a budget allows.
@@ -80,9 +92,9 @@ def largest_within(
         Of what is to be encoded.
     encode : callable
         Converts and plans at a scale for each tensor. What is planned is coded when its `size` is asked for.
-    between : callable
-        Plans what one that is too large has over one that fits, or over nothing, in part: that share of its levels
-        more. It takes no conversion.
+    thin : callable
+        Of one that is too large and of one that fits, or of None: the first without some of the levels that only it
+        has. It takes no conversion.
     steady : Steady, optional
         The common scale of the update before, which is tried first and becomes this one's.
 
@@ -119,13 +131,13 @@ def largest_within(
     aimed = budget * Steady.ROOM if steady is not None and steady.wanted else budget
     thinnable = steady is None and sizes.update.parameters <= _THINNABLE
     small = thinnable and budget <= _SMALL
-    enough = _NEAR if budget <= _TINY else _CLOSE
     limit = budget if thinnable else budget - _OFF * budget - _OFF_BYTES
     fitting, too_large, least_over, larger = 0.0, math.inf, math.inf, None
     for attempt in range(1, _ATTEMPTS + 1):
         last = attempt == _ATTEMPTS
         filled = 1.0 if best is None else (best.likely_size - fixed) / max(budget - fixed, 1)
-        if last and best is not None and larger is not None and filled >= enough:
+        near = least_over <= _ENOUGH * budget if budget <= _TINY else filled >= _CLOSE
+        if last and best is not None and larger is not None and near:
             break
         target = _target(attempt, aimed, small, best, least_over, thinnable)
         common = rounded(known.scale_for(target))
@@ -145,7 +157,7 @@ def largest_within(
                 break
         if not last:
             known.add(common, candidate.likely_size)
-    found = _coded(budget, fixed, best, larger, between)
+    found = _coded(budget, fixed, best, larger, thin)
     if steady is not None and found is not None:
         steady.scale = fitting if fitting < sizes.largest else 0.0
     return found
@@ -154,23 +166,26 @@ def largest_within(
 def _target(attempt: int, budget: float, small: bool, best: _Planned | None, over: float, thinnable: bool) -> float:
     """Bytes that a conversion aims for, after the best that fits, and where the least that is too large has so many."""
     if attempt == 2 and small:
-        return budget * _ABOVE + _SAFE_BYTES if best is not None else budget * _BELOW - _SAFE_BYTES
+        above = _WELL_ABOVE if budget <= _TINY else _ABOVE
+        return budget * above + _SAFE_BYTES if best is not None else budget * _BELOW - _SAFE_BYTES
     if attempt < _ATTEMPTS:
         return budget * _AIMS[attempt - 1] - 1
     if best is None:
         return _SAFE * budget - _SAFE_BYTES
+    if thinnable and budget <= _TINY:
+        return budget * _WELL_ABOVE + _SAFE_BYTES
     if thinnable:
         return _SURE * budget if over < math.inf else budget * _FAR_ABOVE + _SAFE_BYTES
     near = best.likely_size >= _POOR * budget or over <= _RICH * budget
     return budget * _AIMS[-1] - 1 if near else _UNTHINNED * budget
 
 
-def _coded(budget: int, fixed: int, fits: E | None, larger: E | None, between: Between[E]) -> E | None:
+def _coded(budget: int, fixed: int, fits: E | None, larger: E | None, thin: Thin[E]) -> E | None:
     """Code the best of what fits, and of what a larger one is once it is thinned.
 
     Parameters
     ----------
-    budget, fixed, between
+    budget, fixed, thin
         As for `largest_within`.
     fits, larger : E or None
         The best that is likely to fit, and the smallest that is not.
@@ -181,38 +196,63 @@ def _coded(budget: int, fixed: int, fits: E | None, larger: E | None, between: B
             if fits.size <= budget:
                 return fits
             fits, larger = None, fits
-        candidate = _thinned(room, fixed, fits, larger, between)
+        candidate = _thinned(room, fixed, fits, larger, thin)
         if candidate is None or candidate.size <= budget:
             return candidate
         room = budget - (candidate.size - candidate.likely_size) - step
         step = 2 * step + 1  # the next one may be as far off to the other side
 
 
-def _thinned(room: float, fixed: int, fits: E | None, larger: E | None, between: Between[E]) -> E | None:
+def _thinned(room: float, fixed: int, fits: E | None, larger: E | None, thin: Thin[E]) -> E | None:
     """The best of what fits and of those with a share of the levels that a larger one has more."""
     if larger is None or (fits is not None and fits.likely_size >= _GOOD * room):
         return fits
-    best, low = fits, (0.0, float(fixed if fits is None else fits.likely_size))
-    high = 1.0, float(larger.likely_size)
-    share = max(1 - _LEFT_OUT * (high[1] - room + _LEFT * room) / max(high[1] - low[1], 1), 0.0)
+    thinned = thin(larger, fits)
+    found = _searched(room, fixed if fits is None else fits.likely_size, larger.likely_size, thinned)
+    if found is None and fits is not None:  # at the finer scale, even what both have may be too large
+        fewer = thin(larger, None)
+        if len(fewer) > len(thinned):
+            found = _searched(room, fixed, larger.likely_size, fewer)
+    return found if found is not None and (fits is None or found.error < fits.error) else fits
+
+
+def _searched(room: float, least: int, most: int, thinned: _Thinned[E]) -> E | None:
+    """One that fits, with as many levels as a few attempts find, between sizes of none and of all of them."""
+    places, found = np.arange(len(thinned)), None
+    low, high = (-1, float(least)), (len(thinned), float(most))
+    way = 1 - _LEFT_OUT * (high[1] - room + _LEFT * room) / max(high[1] - low[1], 1)
     for _ in range(_SHARES):
-        candidate = between(larger, fits, share)
+        if high[0] - low[0] <= 1:
+            break
+        count = min(max(low[0] + round((high[0] - low[0]) * way), low[0] + 1), high[0] - 1)
+        candidate = thinned.keeping(places < count)
         if candidate.likely_size > room:
-            high = share, candidate.likely_size
+            high = count, candidate.likely_size
         else:
-            low = share, candidate.likely_size
-            if best is None or candidate.error < best.error:
-                best = candidate
+            low, found = (count, candidate.likely_size), candidate
             if candidate.likely_size >= _GOOD * room:
                 break
-        if high[0] <= low[0]:
+        way = min(max((_AIMS[0] * room - low[1]) / max(high[1] - low[1], 1), _WITHIN[0]), _WITHIN[1])
+    if found is None or room > _TINY:
+        return found
+    return _filled(room, found, low[0], high[0], thinned)
+
+
+def _filled(room: float, found: E, count: int, too_many: int, thinned: _Thinned[E]) -> E:
+    """One that keeps so many levels, and those of the next ones that fit beside them."""
+    kept = np.arange(len(thinned)) < count
+    for place in range(count, min(count + _TRIED, kept.size)):
+        if found.likely_size >= _GOOD * room:
             break
-        way = (_AIMS[0] * room - low[1]) / max(high[1] - low[1], 1)
-        share = low[0] + (high[0] - low[0]) * min(max(way, _WITHIN[0]), _WITHIN[1])
-    if fits is not None and best is fits:  # at the finer scale, even what both have may be too large
-        alone = _thinned(room, fixed, None, larger, between)
-        return alone if alone is not None and alone.error < fits.error else fits
-    return best
+        if place + 1 == too_many and kept[:place].all():
+            continue
+        kept[place] = True
+        candidate = thinned.keeping(kept)
+        if candidate.likely_size <= room:
+            found = candidate
+        else:
+            kept[place] = False
+    return found
 
 
 class _Known:

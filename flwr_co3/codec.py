@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from flwr_co3.budget import Steady, largest_within
 from flwr_co3.by_scheme import encode as encode_by_scheme
-from flwr_co3.compress import Grid, Group, Plan, plan
+from flwr_co3.compress import Grid, Group, Plan, plan_all
 from flwr_co3.compress.frequencies import COST_BITS
 from flwr_co3.config import CO3Config
-from flwr_co3.convert import Cells, Converted, convert, keep, thinned
+from flwr_co3.convert import Cells, Converted, Thinning, convert, keep
 from flwr_co3.correct import ErrorMemory
 from flwr_co3.frame import EMPTY, Draft, FrameReader, TensorSpec, draft, numpy_dtype
 from flwr_co3.gennorm import GenNorm
@@ -32,7 +32,7 @@ Floats = npt.NDArray[np.float64]
 class TensorReport(NamedTuple):
     """What became of one tensor."""
 
-    bytes: float  # of its symbols, in a shared stream; without the frame's header
+    bytes: float  # of its symbols and their table, in a shared stream; without the frame's header
     entries: int
     shape: float  # of the generalised normal fitted to it; NaN for exact and all-zero tensors
     scale: float  # of that fit, in the units of the update
@@ -140,6 +140,26 @@ class _Attempt:
     def size(self) -> int:
         """Bytes of the frame."""
         return sum(map(len, self.parts))
+
+
+class _Thinned:
+    """A finer attempt, with level 0 for some of the entries that have it in a coarser one, or of any."""
+
+    def __init__(self, codec: Codec, update: Update, finer: _Attempt, coarser: _Attempt | None) -> None:
+        self._codec, self._update, self._finer = codec, update, finer
+        self._thinning = Thinning(
+            *(update.header.format, update.sources, update.decay, finer.scales, _units(update)),
+            *(finer.converted, None if coarser is None else coarser.converted),
+            cells=_of_tensors(finer.cells, update),
+        )
+
+    def __len__(self) -> int:
+        return len(self._thinning)
+
+    def keeping(self, kept: npt.NDArray[np.bool_]) -> _Attempt:
+        """Plan it with all but these of them left out; the largest comes first."""
+        converted = self._thinning.keeping(kept)
+        return self._codec._planned(self._finer.scales, self._update, converted, self._finer.cells)
 
 
 #: What makes random draws the same again; several numbers are mixed.
@@ -313,7 +333,7 @@ class Codec:
                 update, nothing = sizes.update, zeros
                 best = largest_within(
                     *(budget, len(nothing), sizes, partial(self._at, update=update)),
-                    *(partial(self._between, update=update), self._steady),
+                    *(partial(_Thinned, self, update), self._steady),
                 )
         if best is None:
             if memory is not None:
@@ -349,22 +369,12 @@ class Codec:
         )
         return self._planned(scales, update, converted, cells)
 
-    def _between(self, finer: _Attempt, coarser: _Attempt | None, share: float, update: Update) -> _Attempt:
-        """The finer attempt, with level 0 for some of the entries that have it in the coarser one, or of any."""
-        converted = thinned(
-            *(update.header.format, update.sources, update.decay, finer.scales, _units(update)),
-            *(finer.converted, None if coarser is None else coarser.converted, share),
-            cells=_of_tensors(finer.cells, update),
-        )
-        return self._planned(finer.scales, update, converted, finer.cells)
-
     def _planned(self, scales: Floats, update: Update, converted: Converted, cells: Cells | None) -> _Attempt:
         """Choose how to code what was converted."""
         header = update.header
-        groups = self._groups(converted, scales, update)
-        plans = [plan(group, header.format.edges, header.coder == "rans") for group in groups]
+        plans = plan_all(self._groups(converted, scales, update), header.format.edges, header.coder)
         codes = None if cells is None else cells.codes
-        group_bytes = np.array([plan.cost for plan in plans]) / (8 << COST_BITS)
+        group_bytes = np.array([plan.size for plan in plans]) / (8 << COST_BITS)
         members = [len(group) for group in header.group_members]
         entries = update.moments.entries
         share = entries / np.repeat(_sums(entries, members), members) if members else entries

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from flwr_co3.compress import (
     CODERS,
     MAX_MAGNITUDE,
+    NEWEST,
     Grid,
     Levels,
     Model,
@@ -41,7 +42,7 @@ Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 
 MAGIC = b"CO3"
-VERSION = 3  # the highest that is read; of those that can say what is in a frame, the lowest is written
+VERSION = NEWEST  # the highest that is read; of those that can say what is in a frame, the lowest is written
 _CHECKSUM_BYTES = 4
 EMPTY = b"\x00"  # the empty update: no tensor at all, for budgets that hold nothing else
 
@@ -63,7 +64,7 @@ _SCHEME = 128  # the tensors are coded by another scheme than CO3
 # Of a second byte of flags, which follows the first where the table is known.
 _SHORT_SCALE, _ONE_GROUP, _EXACT_MARKED = 1 << 8, 1 << 9, 1 << 10
 _FORMAT_SHIFT = 11
-_FLAGS = (31, *[31 | _KNOWN_TABLE | _CENTROIDS | _SCHEME] * 2)  # of the first byte, that the versions know
+_FLAGS = (31, *[31 | _KNOWN_TABLE | _CENTROIDS | _SCHEME] * (VERSION - 1))  # of the first byte, that the versions know
 #: A format's place, from 1, is its number where the table is known; 0 stands for any other.
 _FORMATS = ("fp4", "fp8", "fp8_143", "e2m1", "e4m3", "e5m2", "uniform", "e2m5", "e3m4")
 _EXACT = 0x80  # of a dtype's byte
@@ -322,14 +323,15 @@ def draft(header: Header, scales: Floats, plans: list[Plan], exact: ExactSection
         Where each group's magnitudes decode to other points than their levels; see `points_of`.
     """
     models = Writer()
-    flags = _HUFFMAN * (header.coder == "huffman") | _write_scales(models, scales, header.known)
+    more, version = _write_scales(models, scales, header.known, lowest_version(plans))
+    flags = _HUFFMAN * (header.coder == "huffman") | more
     if codes is not None and codes.any():
         flags |= _CENTROIDS
     for group, plan in enumerate(plans):
         models += plan.header
         if flags & _CENTROIDS and codes is not None and not plan.is_zero:
             _write_codes(models, codes[group])
-    return Draft(_front(header, flags, bytes(models), exact, lowest_version(plans)), plans, header.coder)
+    return Draft(_front(header, flags, bytes(models), exact, version), plans, header.coder)
 
 
 def write_scheme_frame(header: Header, sections: Sections, exact: ExactSection) -> bytes:
@@ -387,11 +389,11 @@ def _write_codes(out: Writer, codes: npt.NDArray[np.int8]) -> None:
     out += codes[:used].tobytes()
 
 
-def _write_scales(out: Writer, scales: Floats, known: bool) -> int:
-    """Write the scales, and return the flags that say how.
+def _write_scales(out: Writer, scales: Floats, known: bool, version: int) -> tuple[int, int]:
+    """Write the scales, and return the flags that say how, and the lowest version of the frame, at least this.
 
-    The one that no 16 bits can hold is written in full, and a code of 0 refers to it. Where the table is known, 24
-    bits are enough for it if they hold it.
+    The one that no 16 bits can hold is written in full, and a code of 0 refers to it; from version 4 on, a bit for each
+    tensor says which have codes. Where the table is known, 24 bits are enough for it if they hold it.
     """
     flags = 0
     codes = encode_positives(scales)
@@ -405,13 +407,39 @@ def _write_scales(out: Writer, scales: Floats, known: bool) -> int:
             flags |= _SHORT_SCALE
             data = data[-_SHORT_BYTES:]
         out += data
-    shared = scales == common
-    if not shared.all():
-        flags |= _OWN_SCALES
-        out += np.where(shared, 0, codes).astype("<u2").tobytes()
-    return flags
+    own = scales != common
+    if not own.any():
+        return flags, version
+    marks = np.packbits(own, bitorder="little").tobytes()
+    if common is not None and (version >= _MARKED or len(marks) < 2 * np.count_nonzero(~own)):
+        out += marks + codes[own].astype("<u2").tobytes()
+        return flags | _OWN_SCALES, max(version, _MARKED)
+    out += np.where(own, codes, 0).astype("<u2").tobytes()
+    return flags | _OWN_SCALES, version
 
 
+def _read_scales(reader: Reader, count: int, flags: int, version: int) -> Floats:
+    """Reverse `_write_scales`, for so many tensors."""
+    common = None
+    if flags & _COMMON_SCALE:
+        size = _SHORT_BYTES if flags & _SHORT_SCALE else 8
+        common = float(np.frombuffer(bytes(8 - size) + bytes(reader.take(size)), "<f8")[0])
+        if not (math.isfinite(common) and common > 0):
+            raise FrameError(f"The frame's scale is {common}, not a finite number above 0.")
+    own = np.full(count, common is None)
+    if flags & _OWN_SCALES and common is not None and version >= _MARKED:
+        own = np.unpackbits(np.frombuffer(reader.take(-(-count // 8)), np.uint8), count=count, bitorder="little") > 0
+        codes = np.frombuffer(reader.take(2 * int(np.count_nonzero(own))), "<u2")
+    else:
+        every = np.frombuffer(reader.take(2 * count), "<u2") if flags & _OWN_SCALES else np.zeros(count, "<u2")
+        own |= every != 0
+        codes = every[own]
+    scales = np.full(count, common or 1.0)
+    scales[own] = decode_positives(codes.astype(np.uint16))
+    return scales
+
+
+_MARKED = 4  # the version from which on bits say which tensors have scales of their own
 _SHORT_BYTES = 3  # of a float64: sign and exponent, and 12 bits of mantissa
 
 
@@ -518,7 +546,7 @@ class FrameReader:
         self._coded = body.take(body.left)
         if flags & _SCHEME:
             sizes = [self.tensors[name].entries for name in header.lossy]
-            self._body = Body(models, self._coded, sizes, newest=self._version > 2)
+            self._body = Body(models, self._coded, sizes, version=self._version)
         else:
             self._read_models(Reader(models, "section of models"), flags)
 
@@ -557,24 +585,13 @@ class FrameReader:
 
     def _read_models(self, reader: Reader, flags: int) -> None:
         header = self._header
-        common = None
-        if flags & _COMMON_SCALE:
-            size = _SHORT_BYTES if flags & _SHORT_SCALE else 8
-            common = float(np.frombuffer(bytes(8 - size) + bytes(reader.take(size)), "<f8")[0])
-            if not (math.isfinite(common) and common > 0):
-                raise FrameError(f"The frame's scale is {common}, not a finite number above 0.")
-        codes = np.zeros(len(header.lossy), np.uint16)
-        if flags & _OWN_SCALES:
-            codes = np.frombuffer(reader.take(2 * codes.size), "<u2").astype(np.uint16)
-        shared = (codes == 0) & (common is not None)
-        scales = np.full(codes.size, common or 1.0)
-        scales[~shared] = decode_positives(codes[~shared])
+        scales = _read_scales(reader, len(header.lossy), flags, self._version)
         self._scales = dict(zip(header.lossy, scales.tolist(), strict=True))
         fmt = header.format
         zero, edges, packed = fmt.zero, fmt.edges, header.coder == "rans"
         for group, entries in zip(header.groups, header.group_entries, strict=True):
             grid = Grid.of(self.tensors[group[0]].shape) if self._version > 1 and len(group) == 1 else None
-            model = read_model(reader, entries, zero, edges, packed, grid, newest=self._version > 2)
+            model = read_model(reader, entries, zero, edges, packed, grid, version=self._version)
             self._models.append(model)
             if flags & _CENTROIDS and not isinstance(model, ZeroModel):
                 self._points.update(dict.fromkeys(group, points_of(fmt, _read_codes(reader, zero))))

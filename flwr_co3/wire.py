@@ -97,6 +97,10 @@ class Reader:
         self._at = at + 1
         return self._data[at]
 
+    def ahead(self, count: int) -> memoryview:
+        """Look at so many bytes, or as many as there are."""
+        return self._data[self._at : self._at + count]
+
     def u16(self) -> int:
         """Read two bytes."""
         return int.from_bytes(self.take(2), "little")

@@ -68,7 +68,7 @@ class Cursor:
 def decode(frame: bytes, dictionary: bytes, like: Like | None = None) -> dict[str, npt.NDArray[Any]]:
     if frame == b"\x00":
         return {}
-    assert frame[:3] == b"CO3" and frame[3] in (1, 2, 3)
+    assert frame[:3] == b"CO3" and frame[3] in (1, 2, 3, 4)
     assert zlib.crc32(frame[:-4]) == int.from_bytes(frame[-4:], "little")
     flags, body = frame[4], Cursor(frame[5:-4])
     assert frame[3] > 1 or flags < 32
@@ -91,7 +91,7 @@ def decode(frame: bytes, dictionary: bytes, like: Like | None = None) -> dict[st
     zero = len(magnitudes) - 1
 
     models = body.block()
-    scales = read_scales(models, flags, [name for group in groups for name in group])
+    scales = read_scales(models, flags, frame[3] > 3, [name for group in groups for name in group])
     plans, points = [], []
     for group in groups:
         shape = shapes[group[0]] if frame[3] > 1 and len(group) == 1 else ()
@@ -176,11 +176,14 @@ def as_float(code: int) -> float:
     return float(struct.unpack("<d", struct.pack("<Q", code << 47))[0])
 
 
-def read_scales(models: Cursor, flags: int, names: list[str]) -> dict[str, float]:
+def read_scales(models: Cursor, flags: int, marked: bool, names: list[str]) -> dict[str, float]:
     common = float("nan")
     if flags & COMMON_SCALE:
         data = bytes(5) + models.take(3) if flags & SHORT_SCALE else models.take(8)
         common = float(struct.unpack("<d", data)[0])
+    if marked and flags & OWN_SCALES and flags & COMMON_SCALE:
+        marks = dict(zip(names, models.bits(iter([1] * len(names))), strict=True))
+        return {name: as_float(models.number(2)) if marks[name] else common for name in names}
     codes = {name: models.number(2) if flags & OWN_SCALES else 0 for name in names}
     return {name: as_float(code) if code else common for name, code in codes.items()}
 
@@ -210,7 +213,7 @@ class SchemeFrame(NamedTuple):
 def read_scheme(frame: bytes, dictionary: bytes, together: bool | None) -> SchemeFrame:
     """Read a frame of a scheme that has a level for each entry of each vector, of all together, or (None) no levels."""
     assert (
-        frame[:4] in (b"CO3\x02", b"CO3\x03")
+        frame[:4] in (b"CO3\x02", b"CO3\x03", b"CO3\x04")
         and frame[4] & SCHEME
         and not frame[4] & ~(SCHEME | TABLE_DEFLATED | EXACT_DEFLATED)
     )
@@ -282,6 +285,10 @@ def read_model(
         count = models.varint()
         widths = ((entries - 1).bit_length(), (2 * m - 1).bit_length())
         return "listed", entries, (m, count, widths), [], -(-count * sum(widths) // 8)
+    if kind == 8:
+        count = models.varint()
+        assert 1 <= count <= 512 and not huffman
+        return "listed by gaps", entries, (m, read_gaps(models, count, entries, m)), [], 0
     if kind in (4, 7):
         levels, escapes = models.varint(), models.varint()
         shift_byte = models.number(1)
@@ -310,6 +317,24 @@ def read_model(
     assert not huffman or factor == 1
     sequence = (-(-entries // factor), packed(frequencies, factor), factor, 2 * m + 1)
     return "dense", entries, (m,), [sequence], 0
+
+
+def read_gaps(models: Cursor, count: int, entries: int, m: int) -> list[tuple[int, int]]:
+    bits = models.bits(iter(lambda: 1, 0))
+
+    def unary(most: int) -> int:
+        zeros = 0
+        while zeros < most and not next(bits):
+            zeros += 1
+        return zeros
+
+    found, position, low_bits = [], -1, len(f"{number:b}") if (number := 12 * entries // (25 * count)) else 0
+    for _ in range(count):
+        low = sum(next(bits) << place for place in range(low_bits))
+        position += 1 + low + (unary(entries >> low_bits) << low_bits)
+        sign = -1 if next(bits) else 1
+        found.append((position, sign * (1 + unary(m - 1))))
+    return found
 
 
 def read_classed(models: Cursor, entries: int, magnitudes: list[float], shape: tuple[int, ...]) -> tuple[Any, ...]:
@@ -420,6 +445,10 @@ def place(kind: str, entries: int, facts: Any, read: list[list[int]], raw: Curso
     if kind == "dense":
         return [symbol - m + zero for symbol in read[0][:entries]]
     symbols = [zero] * entries
+    if kind == "listed by gaps":
+        for position, level in facts[1]:
+            symbols[position] = zero + level
+        return symbols
     if kind == "listed":
         _, count, widths = facts
         fields = list(raw.bits(width for _ in range(count) for width in widths))

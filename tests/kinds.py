@@ -88,6 +88,10 @@ def kinds() -> dict[str, Kind]:
         "joined": Kind({"embedding": outliers(20_000, 297), "other": outliers(4000, 41, "f8")}, CO3Config(scale=1.0)),
         "sparse": Kind({"embedding": outliers(20_000, 300), "other": outliers(4000, 900, "f8")}, CO3Config(scale=1.0)),
         "listed": Kind({"embedding": outliers(5000, 6), "other": outliers(1500, 2, "f2")}, CO3Config(scale=0.7)),
+        "listed by gaps": Kind(
+            {"embedding": outliers(5000, 60), "other": outliers(1500, 9, "f2")}, CO3Config(scale=0.7)
+        ),
+        "marked scales": Kind(small_network(6) | {"quiet": gennorm(1, 3000, 1e-4)}, CO3Config(), max_bytes=1200),
         "common scale": Kind(small_network(2), CO3Config(rate=RateLimit(bits_per_parameter=1.0))),
         "common and own scales": Kind(
             {"small": gennorm(1, 2000, 1e-5).astype("f4"), "large": gennorm(1, 2000, 10.0).astype("f4")},

@@ -46,6 +46,7 @@ def known_kinds() -> dict[str, Known]:
         "short scale": Known(lossy, max_bytes=200),
         "long scale": Known(lossy, CO3Config(scale=12.3456789)),
         "own scales": Known(lossy, max_bytes=2000),
+        "marked scales": Known({"quiet": gennorm(1, 3000, 1e-4)} | lossy, max_bytes=700),
         "one group": Known(layers(20), max_bytes=70),
         "one group sparse": Known(layers(20), max_bytes=300),
         "a finer format": Known(

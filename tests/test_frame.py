@@ -15,7 +15,17 @@ import pytest
 from flwr_co3 import frame as frame_module
 from flwr_co3.codec import Codec
 from flwr_co3.compress import read_model
-from flwr_co3.compress.group import CLASSED, COUNTED, FITTED, FITTED_ZERO_SHARE, JOINED, LISTED, SPARSE, ZERO
+from flwr_co3.compress.group import (
+    CLASSED,
+    COUNTED,
+    FITTED,
+    FITTED_ZERO_SHARE,
+    GAPS_LISTED,
+    JOINED,
+    LISTED,
+    SPARSE,
+    ZERO,
+)
 from flwr_co3.compress.tables import counted
 from flwr_co3.config import CO3Config
 from flwr_co3.errors import FrameError
@@ -44,7 +54,7 @@ def test_committed_frames_decode_to_the_same_arrays_for_ever(path: Path) -> None
     assert set(decoded) == set(expected)
     for name, array in expected.items():
         assert_same(decoded[name], array)
-    assert frame == EMPTY or frame[:4] in (b"CO3\x01", b"CO3\x02", b"CO3\x03")
+    assert frame == EMPTY or frame[:4] in (b"CO3\x01", b"CO3\x02", b"CO3\x03", b"CO3\x04")
 
 
 def test_a_frame_of_every_kind_is_committed() -> None:
@@ -56,7 +66,7 @@ def test_a_frame_of_every_kind_is_committed() -> None:
         flags |= frame[4] if frame != EMPTY else 0
         models |= model_kinds(frame)
     assert flags == 31 | 64
-    assert models == {ZERO, FITTED, FITTED_ZERO_SHARE, COUNTED, SPARSE, LISTED, CLASSED, JOINED}
+    assert models == {ZERO, FITTED, FITTED_ZERO_SHARE, COUNTED, SPARSE, LISTED, CLASSED, JOINED, GAPS_LISTED}
 
 
 def model_kinds(frame: bytes) -> set[int]:
@@ -235,8 +245,8 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "another file": (b"PK\x03\x04 and so on", "no CO3 frame: it begins with b'PK"),
     "only a magic": (b"CO3\x01", "cut: 4 bytes are too few"),
     "version": (
-        corrected(b"CO3\x04" + forged(ONE)[4:]),
-        "version 4, and this flwr-co3 reads versions 1 to 3: update the older",
+        corrected(b"CO3\x05" + forged(ONE)[4:]),
+        "version 5, and this flwr-co3 reads versions 1 to 4: update the older",
     ),
     "flags": (
         corrected(b"CO3\x01" + forged(ONE, SCALED + b"\0", flags=COMMON_SCALE | 64)[4:]),
@@ -256,6 +266,28 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "joined bits in version 2": (
         corrected(b"CO3\x02" + forged(ONE, SCALED + b"\x07\x01", flags=COMMON_SCALE)[4:]),
         r"in a way \(number 7\)",
+    ),
+    "gaps in version 3": (
+        corrected(b"CO3\x03" + forged(ONE, SCALED + b"\x08\x01\x01\0\0", flags=COMMON_SCALE)[4:]),
+        r"in a way \(number 8\)",
+    ),
+    "no gaps": (forged(ONE, SCALED + b"\x08\x01\x00\0\0", flags=COMMON_SCALE), "list of levels is empty"),
+    "too many gaps": (
+        forged(ONE, SCALED + b"\x08\x01\x81\x04\0\0", flags=COMMON_SCALE),
+        "is 513, above the 512 possible here",
+    ),
+    "gaps end early": (forged(ONE, SCALED + b"\x08\x01\x02\0", flags=COMMON_SCALE), "section of models ends early"),
+    "gaps beyond": (
+        forged(ONE, SCALED + b"\x08\x01\x01\xff\x03", flags=COMMON_SCALE),
+        "list of levels reaches beyond its tensor",
+    ),
+    "scales marked beyond": (
+        forged(ONE, SCALED + b"\x01", flags=COMMON_SCALE | OWN_SCALES),
+        "section of models ends early",
+    ),
+    "scale marked 0": (
+        forged(ONE, SCALED + b"\x01\0\0\0", flags=COMMON_SCALE | OWN_SCALES),
+        "is no scale or width",
     ),
     "too many joined bits": (
         forged(table_of([("w", FLOAT32, (9000,))]), SCALED + b"\x07\x01\x81\x08", flags=COMMON_SCALE),

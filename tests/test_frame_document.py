@@ -27,6 +27,7 @@ def model(size: int, scale: float) -> dict[str, npt.NDArray[Any]]:
         "frozen": np.zeros((40, 50), np.float32),
         "all the same": np.full(3000, scale, np.float32),
         "few": np.where(rng.random(5000) < 0.001, np.float32(scale), np.float32(0)),
+        "sparse": np.where(rng.random(90_000) < 0.01, np.float32(scale) * rng.laplace(size=90_000), 0.0),
         "half dead": np.where(rng.random(1500) < 0.6, 0, scale * rng.laplace(size=1500)),
         "none": np.zeros((0, 7), np.float32),
         "flags": rng.random(9) < 0.5,
@@ -75,7 +76,7 @@ def test_these_frames_show_every_model_and_flag(monkeypatch: pytest.MonkeyPatch)
         frame = Codec(config, seed=1).encode(model(700, 1.0))
         flags |= frame[4] if len(frame) > 1 else 0
         frame_by_the_book.decode(frame, _DICTIONARY)
-    assert kinds >= {"0", "1", "1 packed", "2", "2 packed", "3", "3 packed", "4", "5", "6", "7"}, kinds
+    assert kinds >= {"0", "1", "1 packed", "2", "2 packed", "3", "3 packed", "4", "5", "6", "7", "8"}, kinds
     assert flags == 31 | 64
 
 

@@ -97,6 +97,28 @@ def test_importing_the_package_is_light() -> None:
     assert done.stdout.split() == []
 
 
+def test_first_calls_import_nothing() -> None:
+    """A client's first update would wait for it. numpy too imports some of its parts at their first use."""
+    code = """
+import sys
+import numpy as np
+from flwr_co3 import Codec, CO3Config, ErrorMemory, RateLimit, TensorSpec
+
+tensors = {"w": np.linspace(-1, 1, 30_000, dtype="f4").reshape(100, 300) ** 9, "b": np.arange(7.0), "n": np.array(3)}
+settings = [{}, {"format": "fp8", "coder": "huffman"}, {"rounding": "rd", "reconstruction": "centroid"}]
+settings += [{"contexts": True}, {"rounding": "stochastic"}, {"weights": {"w": 2.0}}]
+rates = [None, *(RateLimit(bits_per_parameter=bits) for bits in (0.02, 0.1, 2.0))]
+codecs = [Codec(CO3Config(**setting, rate=rate)) for setting in settings for rate in rates]
+loaded = set(sys.modules)
+for codec in codecs:
+    frame = codec.compress(tensors, memory=ErrorMemory(), known=True).frame
+    codec.decode(frame, like={name: TensorSpec.of(tensor) for name, tensor in tensors.items()})
+print(*sorted(set(sys.modules) - loaded))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == []
+
+
 @each_module
 def test_nothing_but_the_declared_dependencies_is_imported(module: Path) -> None:
     roots = {name.partition(".")[0] for name in imported_names(module)}

@@ -6,12 +6,13 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flwr_co3.budget import Steady, _coded
-from flwr_co3.codec import Codec, Encoded, _Attempt
+from flwr_co3.codec import Codec, Encoded, _Attempt, _Thinned
 from flwr_co3.config import CO3Config
 from flwr_co3.correct import ErrorMemory
 from flwr_co3.frame import EMPTY, Draft
@@ -25,11 +26,13 @@ class Encodings(NamedTuple):
 
     conversions: list[_Attempt]
     planned: list[_Attempt]  # with what was thinned
-    thinned: list[tuple[_Attempt, _Attempt | None, float]]  # what, to what, and by what share
+    thinned: list[
+        tuple[_Attempt, int, bytes, int]
+    ]  # what, how many of its levels may go, which don't, after how many codings
     coded: list[int]  # sizes of frames that have levels
 
     def are_few(self) -> bool:
-        """Whether three conversions and three codings did, and nothing was thinned twice in the same way."""
+        """Whether three conversions and three codings did, and nothing was thinned twice alike for one of these."""
         return len(self.conversions) <= 3 and len(self.coded) <= 3 and len(set(self.thinned)) == len(self.thinned)
 
 
@@ -37,7 +40,7 @@ class Encodings(NamedTuple):
 def counted_encodings() -> Iterator[Encodings]:
     """Note the conversions, what was planned, and the frames that were coded on the way."""
     found = Encodings([], [], [], [])
-    convert, plan, thin, code = Codec._at, Codec._planned, Codec._between, Draft.parts
+    convert, plan, thin, code = Codec._at, Codec._planned, _Thinned.keeping, Draft.parts
 
     def converting(self: Codec, *args: Any, **options: Any) -> _Attempt:
         found.conversions.append(convert(self, *args, **options))
@@ -47,9 +50,9 @@ def counted_encodings() -> Iterator[Encodings]:
         found.planned.append(plan(self, *args))
         return found.planned[-1]
 
-    def thinning(self: Codec, *args: Any, **options: Any) -> _Attempt:
-        found.thinned.append(args)
-        return thin(self, *args, **options)
+    def thinning(self: _Thinned, kept: npt.NDArray[np.bool_]) -> _Attempt:
+        found.thinned.append((self._finer, len(self), kept.tobytes(), len(found.coded)))
+        return thin(self, kept)
 
     def coding(self: Draft) -> list[bytes]:
         parts = code(self)
@@ -60,7 +63,7 @@ def counted_encodings() -> Iterator[Encodings]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Codec, "_at", converting)
         patch.setattr(Codec, "_planned", planning)
-        patch.setattr(Codec, "_between", thinning)
+        patch.setattr(_Thinned, "keeping", thinning)
         patch.setattr(Draft, "parts", coding)
         yield found
 
@@ -396,14 +399,25 @@ def test_what_takes_more_bytes_than_was_likely_is_thinned_until_it_fits(
         planned.append(Planned(round(levels), error, int(rng.integers(-spread, spread + 1)), coded))
         return planned[-1]
 
-    def between(larger: Planned, smaller: Planned | None, share: float) -> Planned:
-        least = 0 if smaller is None else min(smaller.levels * dearer, larger.levels)
-        worst = 1.0 if smaller is None else smaller.error
-        return plan(least + share * (larger.levels - least), worst + share * (larger.error - worst))
+    class Thinned:
+        """One that has a thousand levels which may be left out."""
+
+        def __init__(self, larger: Planned, smaller: Planned | None) -> None:
+            self.least = 0 if smaller is None else min(smaller.levels * dearer, larger.levels)
+            self.worst = 1.0 if smaller is None else smaller.error
+            self.larger = larger
+
+        def __len__(self) -> int:
+            return 1000
+
+        def keeping(self, kept: npt.NDArray[np.bool_]) -> Planned:
+            share = float(kept.mean())
+            levels = self.least + share * (self.larger.levels - self.least)
+            return plan(levels, self.worst + share * (self.larger.error - self.worst))
 
     small = None if fits is None else plan(fits * (budget - 20), rng.uniform(0.5, 1))
     large = None if more is None else plan(budget - 20 + more, rng.uniform(0, 0.5))
-    found = _coded(budget, 20, small, large, between)
+    found = _coded(budget, 20, small, large, Thinned)
     if found is None:
         assert large is None or budget < 40 + 8 * spread
         assert small is None or small.likely_size + small.off > budget
@@ -412,7 +426,7 @@ def test_what_takes_more_bytes_than_was_likely_is_thinned_until_it_fits(
         if found is coded[0]:
             assert found.error == min(one.error for one in planned if one.likely_size <= budget)
     assert len(coded) <= 5
-    assert len(planned) <= 2 + 14 * len(coded)
+    assert len(planned) <= 2 + 44 * len(coded)
 
 
 @pytest.mark.parametrize("filled", [0, 1])

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flwr_co3 import kernels
-from flwr_co3.compress import sparse
+from flwr_co3.compress import lists, sparse
 from flwr_co3.compress.classes import Classes, Grid, classify
 from flwr_co3.compress.frequencies import TOTAL, Frequencies, cost_of_bytes, log2_table
 from flwr_co3.compress.levels import DenseLevels, FewLevels, Levels, SparseLevels
@@ -30,10 +30,12 @@ from flwr_co3.wire import BitReader, Reader, Writer, write_bits
 Bytes = npt.NDArray[np.uint8]
 Edges = npt.NDArray[np.float64]
 
-ZERO, FITTED, FITTED_ZERO_SHARE, COUNTED, SPARSE, LISTED, CLASSED, JOINED = range(8)
+ZERO, FITTED, FITTED_ZERO_SHARE, COUNTED, SPARSE, LISTED, CLASSED, JOINED, GAPS_LISTED = range(9)
+NEWEST = 4  # version of the frame
+_SINCE = {JOINED: 3, GAPS_LISTED: 4}
 MAX_MAGNITUDE = 127  # +-127 and 0 are 255 symbols
 
-_MAX_LISTED = 32
+_MAX_LISTED = 32, 512  # before version 4, and from it on
 _MAX_JOINED = 1024  # with more levels, what the low bits' planes fill up is next to nothing
 _FACTOR_SHIFT = 4  # of the kind byte: packing factor less one
 _PACKING_LOSS = 1000  # fewer symbols are worth one byte more in so many
@@ -70,6 +72,7 @@ class Plan(NamedTuple):
     raw: bytes  # bits that no coder can shorten
     cost: int  # of the sequences, about, in units of 2^-16 bits
     version: int = 1  # the lowest one of the frame that knows this form
+    listed: Plan | None = None  # the same without sequences, where there are few levels that are not 0
 
     @property
     def size(self) -> int:
@@ -106,13 +109,13 @@ def plan(group: Group, edges: Edges, packed: bool) -> Plan:
         words stand for single levels, and for rows and columns in classes.
     """
     plain = _plan(group, edges, packed)
-    if not packed or group.grid is None or plain.header[0] in (ZERO, LISTED):
+    if not packed or group.grid is None or plain.header[0] in (ZERO, LISTED, GAPS_LISTED):
         return plain
     classes = classify(group.symbols, group.grid, group.zero)
     if classes is None:
         return plain
     classed = _classed(group, edges, classes)
-    return classed if classed.size < plain.size else plain
+    return classed._replace(listed=plain.listed) if classed.size < plain.size else plain
 
 
 def _classed(group: Group, edges: Edges, classes: Classes) -> Plan:
@@ -134,19 +137,27 @@ def _classed(group: Group, edges: Edges, classes: Classes) -> Plan:
 
 
 def _plan(group: Group, edges: Edges, packed: bool, newest: bool = True) -> Plan:
-    """Choose among the ways that see no rows and columns, with those that version 3 brought or without."""
+    """Choose among the ways that see no rows and columns, with those that versions 3 and 4 brought or without."""
     each, zero = group.counts.tolist(), group.zero  # short, and there may be hundreds: numpy would take longer
     reach = next((reach for reach in range(zero, 0, -1) if each[zero - reach] or each[zero + reach]), 0)
     if not reach:
         return Plan.zeros()
-    counts = group.counts[zero - reach : zero + reach + 1]
     total = sum(each)
     nonzero = total - each[zero]
+    coded = _coded(group, edges[:reach], packed, newest, nonzero, total)
+    if not packed or nonzero > _MAX_LISTED[newest]:
+        return coded
+    listed = _listed(group, reach, newest)
+    return listed if listed.size <= coded.size else coded._replace(listed=listed)
+
+
+def _coded(group: Group, edges: Edges, packed: bool, newest: bool, nonzero: int, total: int) -> Plan:
+    """Choose among the ways that have tables; there are as many edges as magnitudes that occur."""
+    reach = len(edges)
+    counts = group.counts[group.zero - reach : group.zero + reach + 1]
     if packed and nonzero < _NEVER_DENSE * total:
-        listed = _listed(group, reach) if nonzero <= _MAX_LISTED else None
-        by_gaps = _sparse(group, counts, reach, newest)
-        return listed if listed is not None and listed.size <= by_gaps.size else by_gaps
-    dense = _dense(group, counts, edges[:reach], packed)
+        return _sparse(group, counts, reach, newest)
+    dense = _dense(group, counts, edges, packed)
     if packed and nonzero < _SPARSE_BELOW * total:
         candidate = _sparse(group, counts, reach, newest)
         size = dense.size - cost_of_bytes(_KIND_AND_REACH)
@@ -273,19 +284,24 @@ def _most_levels(entries: int) -> int:
     return int(entries * _SPARSE_BELOW)
 
 
-def _listed(group: Group, reach: int) -> Plan:
+def _listed(group: Group, reach: int, newest: bool) -> Plan:
     """A handful of levels that are not 0: a table would be larger than the list."""
     positions, levels = sparse.nonzero(group.symbols, group.zero, reach)
+    head = Writer()
+    head.varint(reach)
+    head.varint(positions.size)
     widths = _list_widths(group.symbols.size, reach)
-    header = Writer([LISTED])
-    header.varint(reach)
-    header.varint(positions.size)
+    if newest:
+        signed = group.symbols[positions].astype(np.int64) - group.zero
+        gaps = lists.write(lists.Listed(positions, signed), group.symbols.size, reach)
+        if positions.size > _MAX_LISTED[False] or 8 * len(gaps) < positions.size * sum(widths):
+            return Plan(bytes([GAPS_LISTED]) + head + gaps, [], b"", 0, version=4)
     fields = [
         field
         for position, level in zip(positions.tolist(), levels.tolist(), strict=True)
         for field in ((position, widths[0]), (level, widths[1]))
     ]
-    return Plan(bytes(header), [], write_bits(fields), 0)
+    return Plan(bytes([LISTED]) + head, [], write_bits(fields), 0)
 
 
 def _list_widths(entries: int, reach: int) -> tuple[int, int]:
@@ -380,6 +396,22 @@ class ListedModel(NamedTuple):
         return FewLevels(self.entries, self.zero, positions, sparse.symbols_of(self.zero, self.reach)[levels])
 
 
+class GapsListedModel(NamedTuple):
+    """The same, listed in the header already."""
+
+    entries: int
+    zero: int
+    listed: lists.Listed
+    lengths: tuple[int, ...] = ()
+    tables: tuple[Frequencies, ...] = ()
+    raw_size: int = 0
+
+    def levels(self, sequences: list[Bytes], raw: memoryview) -> Levels:
+        """The positions, and the symbols there."""
+        symbols = (self.listed.levels + self.zero).astype(np.uint8)
+        return FewLevels(self.entries, self.zero, self.listed.positions, symbols)
+
+
 class ClassedModel(NamedTuple):
     """Every pair of a row class and a column class has a model of its own; None where nothing is in it."""
 
@@ -404,7 +436,7 @@ class ClassedModel(NamedTuple):
         return DenseLevels(self.entries, self.zero, self.zero, 1, self.classes.merge(parts))
 
 
-PlainModel: TypeAlias = ZeroModel | DenseModel | SparseModel | ListedModel
+PlainModel: TypeAlias = ZeroModel | DenseModel | SparseModel | ListedModel | GapsListedModel
 Model: TypeAlias = PlainModel | ClassedModel
 
 
@@ -416,7 +448,7 @@ def read_model(
     packed: bool,
     grid: Grid | None = None,
     *,
-    newest: bool = True,
+    version: int = NEWEST,
 ) -> Model:
     """Read the header that `plan` wrote.
 
@@ -432,19 +464,20 @@ def read_model(
         As for `plan`.
     grid : Grid, optional
         Rows and columns of the group, if it may have classes of them.
-    newest : bool (default: True)
-        Whether the frame's version is at least 3.
+    version : int (default: NEWEST)
+        The frame's.
     """
     byte = reader.u8()
     if byte == CLASSED and packed and grid is not None:
         return _read_classed(reader, entries, zero, edges, grid)
-    return _read_plain(reader, byte, entries, zero, edges, packed, newest)
+    return _read_plain(reader, byte, entries, zero, edges, packed, version)
 
 
 def _read_classed(reader: Reader, entries: int, zero: int, edges: Edges, grid: Grid) -> ClassedModel:
     classes = Classes.read(reader, grid)
     models = [
-        _read_plain(reader, reader.u8(), size, zero, edges, packed=True) if size else None for size in classes.sizes
+        _read_plain(reader, reader.u8(), size, zero, edges, packed=True, version=2) if size else None
+        for size in classes.sizes
     ]
     used = [model for model in models if model is not None]
     return ClassedModel(
@@ -459,24 +492,26 @@ def _read_classed(reader: Reader, entries: int, zero: int, edges: Edges, grid: G
 
 
 def _read_plain(
-    reader: Reader, byte: int, entries: int, zero: int, edges: Edges, packed: bool, newest: bool = False
+    reader: Reader, byte: int, entries: int, zero: int, edges: Edges, packed: bool, version: int
 ) -> PlainModel:
     kind, factor = byte & ((1 << _FACTOR_SHIFT) - 1), (byte >> _FACTOR_SHIFT) + 1
     if kind == ZERO:
         return ZeroModel(entries, zero)
-    known = kind <= LISTED or (newest and kind == JOINED)
-    if not known or (kind in (SPARSE, LISTED, JOINED) and not packed):
+    known = kind <= LISTED or version >= _SINCE.get(kind, NEWEST + 1)
+    if not known or (kind in (SPARSE, LISTED, *_SINCE) and not packed):
         raise FrameError(f"A group of tensors is coded in a way (number {kind}) that this coder doesn't have.")
     reach = reader.varint(zero)
     if not reach:
         raise FrameError("A group of tensors claims to have no level but 0.")
     if kind in (SPARSE, JOINED):
-        most = _MAX_JOINED if kind == JOINED else entries if newest else _most_levels(entries)
+        most = _MAX_JOINED if kind == JOINED else entries if version > 2 else _most_levels(entries)
         return _read_sparse(reader, entries, zero, reach, most, kind == JOINED)
-    if kind == LISTED:
-        levels = reader.varint(min(entries, _MAX_LISTED))
+    if kind in (LISTED, GAPS_LISTED):
+        levels = reader.varint(min(entries, _MAX_LISTED[kind == GAPS_LISTED]))
         if not levels:
             raise FrameError("A list of levels is empty.")
+        if kind == GAPS_LISTED:
+            return GapsListedModel(entries, zero, lists.read(reader, levels, entries, reach))
         return ListedModel(entries, zero, reach, levels)
     alphabet = 2 * reach + 1
     if kind == COUNTED:

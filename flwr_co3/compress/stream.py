@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from flwr_co3.compress import huffman, rans
 from flwr_co3.compress.frequencies import COST_BITS, TOTAL, Frequencies
-from flwr_co3.compress.group import Model, Plan
+from flwr_co3.compress.group import Edges, Group, Model, Plan, plan
 from flwr_co3.compress.levels import Levels
 from flwr_co3.compress.packing import Sequence
 from flwr_co3.errors import FrameError
@@ -56,6 +56,23 @@ def write(plans: list[Plan], coder: str) -> list[bytes]:
     if sequences:
         coded = (_write_rans if coder == "rans" else _write_huffman)(sequences, _ideal_size(plans))
     return [part for part in (*coded, *(p.raw for p in plans)) if part]
+
+
+def plan_all(groups: Iterable[Group], edges: Edges, coder: str) -> list[Plan]:
+    """Choose how to code all groups of a frame, each as `plan` does.
+
+    What the coder needs once, such as its states, is more than it saves where every group has a handful of levels that
+    are not 0: all of them are listed then.
+    """
+    plans = [plan(group, edges, coder == "rans") for group in groups]
+    if any(p.sequences and p.listed is None for p in plans):
+        return plans
+    listed = [p.listed or p for p in plans]
+    return listed if _size_of(listed, coder) <= _size_of(plans, coder) else plans
+
+
+def _size_of(plans: list[Plan], coder: str) -> float:
+    return sum(len(p.header) for p in plans) + likely_size(plans, coder)
 
 
 def likely_size(plans: list[Plan], coder: str) -> float:

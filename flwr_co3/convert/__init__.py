@@ -4,7 +4,7 @@ from flwr_co3.convert.conversion import Converted, convert, keep, largest_number
 from flwr_co3.convert.float_format import FloatFormat
 from flwr_co3.convert.optimal_scale import distortion, least_error, optimal_scale
 from flwr_co3.convert.quantizer import RECONSTRUCTIONS, ROUNDINGS, Cells, Codes, Quantizer, points_of
-from flwr_co3.convert.thinning import thinned
+from flwr_co3.convert.thinning import Thinning
 
 __all__ = [
     "RECONSTRUCTIONS",
@@ -14,6 +14,7 @@ __all__ = [
     "Converted",
     "FloatFormat",
     "Quantizer",
+    "Thinning",
     "convert",
     "distortion",
     "keep",
@@ -22,5 +23,4 @@ __all__ = [
     "magnitude_values",
     "optimal_scale",
     "points_of",
-    "thinned",
 ]

@@ -77,8 +77,8 @@ class Body:
         The frame's sections.
     sizes : sequence of int
         Entries of each vector, from the frame's table of tensors.
-    newest : bool
-        Whether the frame's version is at least 3.
+    version : int
+        The frame's.
 
     Raises
     ------
@@ -86,7 +86,7 @@ class Body:
         If the sections are not what they should be, or the scheme is not installed here.
     """
 
-    def __init__(self, models: memoryview, coded: memoryview, sizes: Sequence[int], *, newest: bool) -> None:
+    def __init__(self, models: memoryview, coded: memoryview, sizes: Sequence[int], *, version: int) -> None:
         head = Reader(models, "section of models")
         self.scheme = _scheme(head.block())
         said = head.varint(4 * _MAX_EXPONENT)
@@ -96,7 +96,7 @@ class Body:
             raise FrameError("The frame has numbers that are not finite.")
         self.sizes = list(sizes)
         self._lengths = self._checked_lengths()
-        self._models: list[Model] = read_models(head, self._lengths, newest=newest)
+        self._models: list[Model] = read_models(head, self._lengths, version=version)
         head.finish()
         self._coded = coded
 

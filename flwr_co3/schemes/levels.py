@@ -15,11 +15,11 @@ import numpy.typing as npt
 
 from flwr_co3.compress import (
     MAX_MAGNITUDE,
+    NEWEST,
     Group,
     Model,
-    Plan,
     lowest_version,
-    plan,
+    plan_all,
     read_model,
     read_stream,
     write_stream,
@@ -56,7 +56,8 @@ def write_levels(levels: Sequence[Integers]) -> Coded:
         mine, rest, widths = _tokens(sequence)
         tokens.append(mine)
         low.append((rest, widths))
-    plans = [_plan(np.concatenate([tokens[i] for i in group])) for group in _groups([t.size for t in tokens])]
+    groups = (_group(np.concatenate([tokens[i] for i in group])) for group in _groups([t.size for t in tokens]))
+    plans = plan_all(groups, _EDGES, "rans")
     return Coded(
         b"".join(p.header for p in plans), _planes(*map(np.concatenate, zip(*low, strict=True))) if low else b"",
         write_stream(plans, "rans"), lowest_version(plans),
@@ -70,10 +71,10 @@ def ideal_bits(levels: Integers) -> float:
     return float(-np.sum(counts * np.log2(counts / max(levels.size, 1)))) + float(widths.sum())
 
 
-def read_models(reader: Reader, lengths: Sequence[int], *, newest: bool = True) -> list[Model]:
-    """Read how sequences of these lengths are coded, in a frame whose version is at least 3 or not."""
+def read_models(reader: Reader, lengths: Sequence[int], *, version: int = NEWEST) -> list[Model]:
+    """Read how sequences of these lengths are coded, in a frame of this version."""
     sizes = (sum(lengths[i] for i in group) for group in _groups(lengths))
-    return [read_model(reader, size, MAX_MAGNITUDE, _EDGES, True, newest=newest) for size in sizes]
+    return [read_model(reader, size, MAX_MAGNITUDE, _EDGES, True, version=version) for size in sizes]
 
 
 def read_levels(stream: memoryview, low: memoryview, models: list[Model], lengths: Sequence[int]) -> list[Integers]:
@@ -115,12 +116,12 @@ def _tokens(levels: Integers) -> tuple[Bytes, Integers, Integers]:
     return symbols.astype(np.uint8), values & ((1 << (octave - 1)) - 1), octave - 1
 
 
-def _plan(symbols: Bytes) -> Plan:
+def _group(symbols: Bytes) -> Group:
     counts = np.bincount(symbols, minlength=2 * MAX_MAGNITUDE + 1)
     values = symbols.astype(np.float32) - np.float32(MAX_MAGNITUDE)
     moments = measure([Source(values, None)], 0.0)
     fits = fits_of(moments)[0], fits_of(moments.without_zeros())[0]
-    return plan(Group(symbols, counts, MAX_MAGNITUDE, *fits), _EDGES, True)
+    return Group(symbols, counts, MAX_MAGNITUDE, *fits)
 
 
 def _planes(values: Integers, widths: Integers) -> bytes:

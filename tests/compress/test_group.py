@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flwr_co3.compress import CODERS, Fit, Group, Plan, plan, read_model, read_stream
+from flwr_co3.compress import CODERS, Fit, Group, Plan, plan_all, read_model, read_stream
 from flwr_co3.compress import group as group_module
 from flwr_co3.compress.frequencies import cost_of_bytes
-from flwr_co3.compress.group import COUNTED, FITTED, FITTED_ZERO_SHARE, JOINED, LISTED, SPARSE, ZERO
+from flwr_co3.compress.group import COUNTED, FITTED, FITTED_ZERO_SHARE, GAPS_LISTED, JOINED, LISTED, SPARSE, ZERO, plan
 from flwr_co3.convert import FloatFormat
 from flwr_co3.errors import FrameError
 from flwr_co3.gennorm import GenNorm
@@ -38,7 +38,7 @@ def group(values: np.ndarray[tuple[int], np.dtype[np.float64]], fmt: FloatFormat
 def round_trip(groups: list[Group], coder: str, fmt: FloatFormat = FP4) -> tuple[list[int], int]:
     """Kinds that were chosen, and bytes in all."""
     packed = coder == "rans"
-    plans = [plan(g, fmt.edges, packed) for g in groups]
+    plans = plan_all(groups, fmt.edges, coder)
     section = section_of(plans, coder)
     models = []
     for g, p in zip(groups, plans, strict=True):
@@ -69,6 +69,28 @@ def test_a_handful_is_listed() -> None:
     assert size <= 3 + (3 * (17 + 4) + 7) // 8
 
 
+@pytest.mark.parametrize("count", [9, 33, 200])
+def test_more_than_a_handful_is_listed_by_gaps(count: int) -> None:
+    """Positions in any order would take 17 bits each; a table and the coder's state some twenty bytes in all."""
+    values = np.zeros(100_000)
+    rng = np.random.default_rng(count)
+    values[rng.choice(values.size, count, replace=False)] = rng.choice([-0.5, 0.5, 1.0], count)
+    kinds, size = round_trip([group(values)], "rans")
+    assert kinds == [GAPS_LISTED]
+    ideal = count * (np.log2(100_000 / count) + np.log2(np.e))  # of the gaps
+    assert ideal / 8 < size < (ideal + 4 * count) / 8 + 5
+
+
+def test_a_stream_of_its_own_costs_more_than_lists_save() -> None:
+    """What the coder needs once is paid by groups together: alone, neither of these is worth it."""
+    values = np.zeros(60_000)
+    values[np.random.default_rng(0).choice(values.size, 33, replace=False)] = 1.0
+    few = group(values)
+    alone, together = plan_all([few], FP4.edges, "rans"), plan_all([few, group(gennorm(1, 5000))], FP4.edges, "rans")
+    assert alone[0].header[0] == GAPS_LISTED and not alone[0].sequences
+    assert plan(few, FP4.edges, True).sequences and together[0].sequences
+
+
 @pytest.mark.parametrize("share", [0.2, 0.03, 0.005, 0.0005])
 def test_mostly_zeros_are_sparse(share: float) -> None:
     kind = JOINED if share == 0.0005 else SPARSE  # a hundred levels, or thousands
@@ -80,8 +102,9 @@ def test_low_bits_of_few_gaps_fill_no_planes(levels: int, kind: int) -> None:
     values = np.zeros(100_000)
     values[np.random.default_rng(levels).choice(values.size, levels, replace=False)] = 1.5
 
-    kinds, size = round_trip([group(values)], "rans")
-    with patch.object(group_module, "_MAX_JOINED", 0):
+    with patch.object(group_module, "_MAX_LISTED", (0, 0)):
+        kinds, size = round_trip([group(values)], "rans")
+    with patch.multiple(group_module, _MAX_JOINED=0, _MAX_LISTED=(0, 0)):
         _, planes = round_trip([group(values)], "rans")
 
     assert kinds == [kind]
@@ -115,7 +138,7 @@ def test_zeros_that_stand_together_are_gaps_up_to_most_of_them() -> None:
     assert other == COUNTED and size < 0.8 * other_size
     with pytest.raises(FrameError, match="above the 50000 possible here"):
         reader = Reader(plan(together, FP4.edges, True).header, "models")
-        read_model(reader, values.size, FP4.zero, FP4.edges, True, newest=False)
+        read_model(reader, values.size, FP4.zero, FP4.edges, True, version=2)
 
 
 def test_many_more_zeros_than_the_fit_expects_get_their_own_share() -> None:
@@ -208,7 +231,7 @@ def test_packing_goes_as_far_as_it_costs_nothing() -> None:
 )
 def test_impossible_headers_are_refused(header: bytes, packed: bool, reason: str) -> None:
     with pytest.raises(FrameError, match=reason):
-        read_model(Reader(header, "models"), 1000, 5, FP4.edges, packed, newest=False)
+        read_model(Reader(header, "models"), 1000, 5, FP4.edges, packed, version=2)
 
 
 def test_a_list_out_of_order_is_refused() -> None:

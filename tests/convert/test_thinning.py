@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flwr_co3.convert import Cells, FloatFormat, Quantizer, convert, thinned
+from flwr_co3.convert import Cells, FloatFormat, Quantizer, Thinning, convert
 from flwr_co3.magnitudes import MagnitudeCounts
 from flwr_co3.moments import BINS, Source, measure
 from tests.samples import gennorm
@@ -50,7 +50,9 @@ def test_the_smallest_of_the_levels_between_are_left_out(
     fine = convert(FP4, tensors, DECAY, scales, units, cells=cells)
     coarse = None if coarser is None else convert(FP4, tensors, DECAY, scales * coarser, units)
     before = [array.copy() for array in fine]
-    out = thinned(FP4, tensors, DECAY, scales, units, fine, coarse, share, cells=cells)
+    thinning = Thinning(FP4, tensors, DECAY, scales, units, fine, coarse, cells=cells)
+    kept = np.arange(len(thinning)) < round(share * len(thinning))
+    out = thinning.keeping(kept)
     for array, same in zip(fine, before, strict=True):
         np.testing.assert_array_equal(array, same)
 
@@ -59,7 +61,8 @@ def test_the_smallest_of_the_levels_between_are_left_out(
         between &= coarse.symbols == FP4.zero
     changed = out.symbols != fine.symbols
     assert not np.any(changed & ~between) and np.all(out.symbols[changed] == FP4.zero)
-    assert np.count_nonzero(changed) == round((1 - share) * np.count_nonzero(between))
+    assert np.count_nonzero(between) == len(thinning)
+    assert np.count_nonzero(changed) == np.count_nonzero(~kept)
     v = [source.block(DECAY, 0, source.update.size).astype(np.float64) for source in tensors]
     size = np.concatenate([np.abs(values) * scale for values, scale in zip(v, scales, strict=True)])
     assert size[changed].max(initial=0) <= size[between & ~changed].min(initial=np.inf)
@@ -78,6 +81,8 @@ def test_nothing_between_changes_nothing() -> None:
     tensors = sources(3)
     scales, units = np.ones(3), np.ones(3)
     fine = convert(FP4, tensors, DECAY, scales, units)
-    out = thinned(FP4, tensors, DECAY, scales, units, fine, fine, 0.0)
+    thinning = Thinning(FP4, tensors, DECAY, scales, units, fine, fine)
+    assert len(thinning) == 0
+    out = thinning.keeping(np.zeros(0, np.bool_))
     np.testing.assert_array_equal(out.symbols, fine.symbols)
     np.testing.assert_array_equal(out.squares, fine.squares)

@@ -9,6 +9,7 @@ from flwr.server.strategy import FedAvg as LegacyFedAvg
 from flwr.serverapp.strategy import FedAvg
 
 from flwr_co3 import CO3Config, CO3Mod, CO3Strategy, FrameReader, RateLimit, TensorSpec
+from flwr_co3.frame import VERSION
 from flwr_co3.legacy import CO3LegacyStrategy
 from flwr_co3.schemes import Scheme, make_scheme
 from flwr_co3.schemes.body import Body, Message, write_body
@@ -180,13 +181,13 @@ def test_a_round_without_a_model_did_not_happen() -> None:
     scheme = make_scheme("ef21", share=1.0)
     v = np.arange(6.0)
     models, coded, _ = write_body(Message(scheme, scheme.encode([v], np.random.default_rng(0), False), 0, True))
-    body = Body(memoryview(models), memoryview(b"".join(coded)), [6], newest=True)
+    body = Body(memoryview(models), memoryview(b"".join(coded)), [6], version=VERSION)
     side = scheme.server()
     assert side is not None
     change = Received("1", 1.0, body, [6])
     assert np.array_equal(side.restate([change])[0][0], v)  # type: ignore[index]
     stale = change._replace(
-        body=Body(memoryview(models[:5] + b"\0" + models[6:]), memoryview(b"".join(coded)), [6], newest=True)
+        body=Body(memoryview(models[:5] + b"\0" + models[6:]), memoryview(b"".join(coded)), [6], version=VERSION)
     )
     with pytest.raises(ValueError, match="does not hold"):
         side.accept(stale)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from flwr_co3.frame import VERSION
 from flwr_co3.schemes import make_scheme
 from flwr_co3.schemes.body import Body, Message, write_body
 from flwr_co3.schemes.countsketch import sketch, unsketched
@@ -60,7 +61,7 @@ def body_of(scheme: Scheme, v: Array) -> Body:
     """What the server reads of a client's update."""
     parts = scheme.encode([v], np.random.default_rng(0), False)
     models, coded, _ = write_body(Message(scheme, parts, 0, True))
-    return Body(memoryview(models), memoryview(b"".join(coded)), [v.size], newest=True)
+    return Body(memoryview(models), memoryview(b"".join(coded)), [v.size], version=VERSION)
 
 
 def test_sketches_are_linear_and_one_row_is_unbiased() -> None:
