@@ -19,15 +19,16 @@ print(json.dumps({"flwr": flower - start, "flwr_co3": time.perf_counter() - flow
 _CALLS = """
 import json, sys, time
 import numpy as np
-from benchmarks.pipeline import decode, specs
-from flwr_co3 import Codec
+from flwr_co3 import Codec, CO3Config, RateLimit, TensorSpec
 update = {"w": np.random.default_rng(0).laplace(size=int(sys.argv[1])).astype(np.float32)}
-codec, like, times = Codec(), specs(update), []
+bits = float(sys.argv[2])
+codec = Codec(CO3Config(rate=RateLimit(bits_per_parameter=bits) if bits else None))
+like, times = {"w": TensorSpec.of(update["w"])}, []
 for _ in range(3):
     start = time.perf_counter()
-    frame = codec.encode(update)
+    frame = codec.compress(update, known=True).frame
     middle = time.perf_counter()
-    decode(frame, like)
+    codec.decode(frame, like=like)
     times.append([middle - start, time.perf_counter() - middle])
 print(json.dumps(times))
 """
@@ -47,7 +48,7 @@ for _ in range(3):
     times.append([middle - start, time.perf_counter() - middle])
 print(json.dumps(times))
 """
-_CODES = {"": _CALLS, ", in plain numpy and zlib -1": _PLAIN}
+_CODES = {"": (_CALLS, 0.0), ", at most 0.1 bit": (_CALLS, 0.1), ", in plain numpy and zlib -1": (_PLAIN, 0.0)}
 
 
 def main(
@@ -71,8 +72,8 @@ def imports(runs: int) -> list[Row]:
 def calls(entries: int, runs: int) -> list[Row]:
     """Time the first three calls: of the codec, and of a few lines of numpy and zlib, which start cold as well."""
     rows: list[Row] = []
-    for how, code in _CODES.items():
-        times = [fresh.run_code(code, str(entries)) for _ in range(runs)]
+    for how, (code, bits) in _CODES.items():
+        times = [fresh.run_code(code, str(entries), str(bits)) for _ in range(runs)]
         for place, name in enumerate(("encode", "decode")):
             first, second, third = (statistics.median(1e3 * each[call][place] for each in times) for call in range(3))
             rows.append(

@@ -36,7 +36,7 @@ _FAR_ABOVE, _ABOVE, _BELOW = 1.03, 1.01, 0.97
 _SMALL, _CLOSE = 4096, 0.9
 # In the fewest bytes sizes go by an entry more or less: there must be entries to choose from, and so many that are
 # smaller than the first that does not fit are tried.
-_TINY, _WELL_ABOVE, _ENOUGH, _TRIED = 512, 1.1, 1.4, 16
+_TINY, _WELL_ABOVE, _ENOUGH, _TRIED = 512, 1.1, 1.4, 8
 # What can't be thinned aims for less in its last conversion where none is near to the budget, from below or above; and
 # must be likely to leave more than sizes are off by.
 _POOR, _RICH, _UNTHINNED = 0.97, 1.03, 0.98

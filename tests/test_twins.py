@@ -340,7 +340,7 @@ def test_plans_of_dense_groups(data: st.DataObject) -> None:
     """Counts of any size: what is chosen follows from them and the fits alone."""
     fmt = data.draw(st.sampled_from([*(FloatFormat(name) for name in FORMATS), *CUSTOM]))
     counts = np.array(data.draw(st.lists(COUNTS, min_size=2 * fmt.zero + 1, max_size=2 * fmt.zero + 1)))
-    counts[-1] = max(counts[-1], 513, int(counts[fmt.zero]))  # so many that positions are not worth measuring
+    counts[-1] = max(counts[-1], 65, int(counts[fmt.zero]))  # so many that positions are not worth measuring
     fits = [Fit.of(data.draw(st.floats(0.2, 4)), data.draw(st.floats(1e-3, 1e3))) for _ in range(2)]
     group = Group(np.empty(0, np.uint8), counts, fmt.zero, fits[0], fits[1])
 

@@ -35,7 +35,9 @@ NEWEST = 4  # version of the frame
 _SINCE = {JOINED: 3, GAPS_LISTED: 4}
 MAX_MAGNITUDE = 127  # +-127 and 0 are 255 symbols
 
-_MAX_LISTED = 32, 512  # before version 4, and from it on
+MAX_LISTED = 512  # by gaps
+_MAX_BY_POSITION = 32
+_OFTEN_LISTED = 64  # with more levels in a group, its list alone is seldom smaller than a table
 _MAX_JOINED = 1024  # with more levels, what the low bits' planes fill up is next to nothing
 _FACTOR_SHIFT = 4  # of the kind byte: packing factor less one
 _PACKING_LOSS = 1000  # fewer symbols are worth one byte more in so many
@@ -72,7 +74,6 @@ class Plan(NamedTuple):
     raw: bytes  # bits that no coder can shorten
     cost: int  # of the sequences, about, in units of 2^-16 bits
     version: int = 1  # the lowest one of the frame that knows this form
-    listed: Plan | None = None  # the same without sequences, where there are few levels that are not 0
 
     @property
     def size(self) -> int:
@@ -115,7 +116,7 @@ def plan(group: Group, edges: Edges, packed: bool) -> Plan:
     if classes is None:
         return plain
     classed = _classed(group, edges, classes)
-    return classed._replace(listed=plain.listed) if classed.size < plain.size else plain
+    return classed if classed.size < plain.size else plain
 
 
 def _classed(group: Group, edges: Edges, classes: Classes) -> Plan:
@@ -145,10 +146,10 @@ def _plan(group: Group, edges: Edges, packed: bool, newest: bool = True) -> Plan
     total = sum(each)
     nonzero = total - each[zero]
     coded = _coded(group, edges[:reach], packed, newest, nonzero, total)
-    if not packed or nonzero > _MAX_LISTED[newest]:
+    if not packed or nonzero > (_OFTEN_LISTED if newest else _MAX_BY_POSITION):
         return coded
     listed = _listed(group, reach, newest)
-    return listed if listed.size <= coded.size else coded._replace(listed=listed)
+    return listed if listed.size <= coded.size else coded
 
 
 def _coded(group: Group, edges: Edges, packed: bool, newest: bool, nonzero: int, total: int) -> Plan:
@@ -284,6 +285,11 @@ def _most_levels(entries: int) -> int:
     return int(entries * _SPARSE_BELOW)
 
 
+def without_sequences(group: Group) -> Plan:
+    """List a group of at most `MAX_LISTED` levels that are not 0, at least one."""
+    return _listed(group, int(np.abs(np.flatnonzero(group.counts) - group.zero).max()), newest=True)
+
+
 def _listed(group: Group, reach: int, newest: bool) -> Plan:
     """A handful of levels that are not 0: a table would be larger than the list."""
     positions, levels = sparse.nonzero(group.symbols, group.zero, reach)
@@ -294,7 +300,7 @@ def _listed(group: Group, reach: int, newest: bool) -> Plan:
     if newest:
         signed = group.symbols[positions].astype(np.int64) - group.zero
         gaps = lists.write(lists.Listed(positions, signed), group.symbols.size, reach)
-        if positions.size > _MAX_LISTED[False] or 8 * len(gaps) < positions.size * sum(widths):
+        if positions.size > _MAX_BY_POSITION or 8 * len(gaps) < positions.size * sum(widths):
             return Plan(bytes([GAPS_LISTED]) + head + gaps, [], b"", 0, version=4)
     fields = [
         field
@@ -507,7 +513,7 @@ def _read_plain(
         most = _MAX_JOINED if kind == JOINED else entries if version > 2 else _most_levels(entries)
         return _read_sparse(reader, entries, zero, reach, most, kind == JOINED)
     if kind in (LISTED, GAPS_LISTED):
-        levels = reader.varint(min(entries, _MAX_LISTED[kind == GAPS_LISTED]))
+        levels = reader.varint(min(entries, MAX_LISTED if kind == GAPS_LISTED else _MAX_BY_POSITION))
         if not levels:
             raise FrameError("A list of levels is empty.")
         if kind == GAPS_LISTED:

@@ -26,7 +26,8 @@ class Listed(NamedTuple):
 
 def write(listed: Listed, entries: int, reach: int) -> bytes:
     """Write a list of levels up to `reach`, at least one, among so many entries."""
-    gaps, times = np.diff(listed.positions, prepend=-1) - 1, np.abs(listed.levels) - 1
+    gaps, times = listed.positions.copy(), np.abs(listed.levels) - 1
+    gaps[1:] -= listed.positions[:-1] + 1
     shift = _low_bits(entries, gaps.size)
     reached = gaps >> shift
     gap_ends, level_ends = reached < entries >> shift, times < reach - 1  # whether a one ends what is in unary
@@ -36,9 +37,8 @@ def write(listed: Listed, entries: int, reach: int) -> bytes:
     bits[signs] = listed.levels < 0
     bits[ends[level_ends] - 1] = 1
     bits[signs[gap_ends] - 1] = 1
-    starts = signs - gap_ends - reached - shift
-    for bit in range(shift):
-        bits[starts + bit] = gaps >> bit & 1
+    places = np.arange(shift)
+    bits[(signs - gap_ends - reached - shift)[:, None] + places] = gaps[:, None] >> places & 1
     return np.packbits(bits, bitorder="little").tobytes()
 
 

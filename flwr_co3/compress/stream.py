@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from flwr_co3.compress import huffman, rans
 from flwr_co3.compress.frequencies import COST_BITS, TOTAL, Frequencies
-from flwr_co3.compress.group import Edges, Group, Model, Plan, plan
+from flwr_co3.compress.group import MAX_LISTED, Edges, Group, Model, Plan, plan, without_sequences
 from flwr_co3.compress.levels import Levels
 from flwr_co3.compress.packing import Sequence
 from flwr_co3.errors import FrameError
@@ -61,13 +61,15 @@ def write(plans: list[Plan], coder: str) -> list[bytes]:
 def plan_all(groups: Iterable[Group], edges: Edges, coder: str) -> list[Plan]:
     """Choose how to code all groups of a frame, each as `plan` does.
 
-    What the coder needs once, such as its states, is more than it saves where every group has a handful of levels that
-    are not 0: all of them are listed then.
+    What the coder needs once, such as its states, is more than it saves where few levels are not 0: all groups are
+    lists then.
     """
-    plans = [plan(group, edges, coder == "rans") for group in groups]
-    if any(p.sequences and p.listed is None for p in plans):
+    every = list(groups)
+    plans = [plan(group, edges, coder == "rans") for group in every]
+    nonzero = sum(group.symbols.size - int(group.counts[group.zero]) for group in every)
+    if coder != "rans" or nonzero > MAX_LISTED:
         return plans
-    listed = [p.listed or p for p in plans]
+    listed = [without_sequences(group) if p.sequences else p for group, p in zip(every, plans, strict=True)]
     return listed if _size_of(listed, coder) <= _size_of(plans, coder) else plans
 
 

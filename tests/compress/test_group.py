@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from flwr_co3.compress import CODERS, Fit, Group, Plan, plan_all, read_model, read_stream
 from flwr_co3.compress import group as group_module
+from flwr_co3.compress import stream as stream_module
 from flwr_co3.compress.frequencies import cost_of_bytes
 from flwr_co3.compress.group import COUNTED, FITTED, FITTED_ZERO_SHARE, GAPS_LISTED, JOINED, LISTED, SPARSE, ZERO, plan
 from flwr_co3.convert import FloatFormat
@@ -102,9 +103,9 @@ def test_low_bits_of_few_gaps_fill_no_planes(levels: int, kind: int) -> None:
     values = np.zeros(100_000)
     values[np.random.default_rng(levels).choice(values.size, levels, replace=False)] = 1.5
 
-    with patch.object(group_module, "_MAX_LISTED", (0, 0)):
+    with patch.object(stream_module, "MAX_LISTED", 0):
         kinds, size = round_trip([group(values)], "rans")
-    with patch.multiple(group_module, _MAX_JOINED=0, _MAX_LISTED=(0, 0)):
+    with patch.object(group_module, "_MAX_JOINED", 0), patch.object(stream_module, "MAX_LISTED", 0):
         _, planes = round_trip([group(values)], "rans")
 
     assert kinds == [kind]
