@@ -47,31 +47,32 @@ def read(reader: Reader, count: int, entries: int, reach: int) -> Listed:
     shift = _low_bits(entries, count)
     longest = count * (shift + 2 + reach) + (entries >> shift)  # in bits: all gaps together are less than the entries
     bits = np.unpackbits(np.frombuffer(reader.ahead(-(-longest // 8)), np.uint8), bitorder="little")
-    raw, at = bits.tobytes(), 0
-    starts, signs, reached, times = [], [], [], []
+    find, most, top = bits.tobytes().find, entries >> shift, reach - 1
+    fields, at = [], 0
     for _ in range(count):
-        starts.append(at)
-        reached.append(_zeros(raw, at + shift, entries >> shift))
-        signs.append(at + shift + reached[-1] + (reached[-1] < entries >> shift))
-        times.append(_zeros(raw, signs[-1] + 1, reach - 1))
-        at = signs[-1] + 1 + times[-1] + (times[-1] < reach - 1)
+        one = find(1, at + shift, at + shift + most)
+        sign = one + 1 if one >= 0 else at + shift + most
+        one = find(1, sign + 1, sign + 1 + top)
+        end = one + 1 if one >= 0 else sign + 1 + top
+        fields.append((at, sign, end))
+        at = end
     reader.take(-(-at // 8))
     if at > bits.size:
         raise FrameError(_MISFIT)
-    low = bits[np.array(starts)[:, None] + np.arange(shift)].astype(np.int64) @ (1 << np.arange(shift))
-    positions = np.cumsum(low + (np.array(reached) << shift) + 1) - 1
+    starts, signs, ends = np.array(fields).T
+    low = bits[starts[:, None] + np.arange(shift)].astype(np.int64) @ (1 << np.arange(shift))
+    positions = np.cumsum(low + (_zeros(bits, starts + shift, signs) << shift) + 1) - 1
     if positions[-1] >= entries:
         raise FrameError(_MISFIT)
-    return Listed(positions, np.where(bits[signs] > 0, -1, 1) * (1 + np.array(times)))
+    return Listed(positions, np.where(bits[signs] > 0, -1, 1) * (1 + _zeros(bits, signs + 1, ends)))
 
 
 _MISFIT = "A list of levels reaches beyond its tensor."
 
 
-def _zeros(raw: bytes, at: int, most: int) -> int:
-    """How many zeros there are before a one, up to `most`."""
-    found = raw.find(1, at, at + most)
-    return most if found < 0 else found - at
+def _zeros(bits: npt.NDArray[np.uint8], starts: Integers, ends: Integers) -> Integers:
+    """Lengths of runs of zeros, but for the ones that end some of them."""
+    return ends - starts - ((ends > starts) & (bits[ends - 1] > 0))
 
 
 def _low_bits(entries: int, count: int) -> int:
