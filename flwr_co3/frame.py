@@ -16,7 +16,6 @@ import numpy.typing as npt
 from flwr_co3.compress import (
     CODERS,
     MAX_MAGNITUDE,
-    NEWEST,
     Grid,
     Levels,
     Model,
@@ -42,7 +41,7 @@ Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 
 MAGIC = b"CO3"
-VERSION = NEWEST  # the highest that is read; of those that can say what is in a frame, the lowest is written
+VERSION = 4  # the highest that is read; of those that can say what is in a frame, the lowest is written
 _CHECKSUM_BYTES = 4
 EMPTY = b"\x00"  # the empty update: no tensor at all, for budgets that hold nothing else
 

@@ -78,7 +78,7 @@ def test_budgets_of_50_000_parameters_are_used_but_for_three_hundredths(kind: st
 
 @pytest.mark.parametrize("bits", [0.005, 0.007, 0.01, 0.0125, 0.015])
 @pytest.mark.parametrize("kind", ["trained", "deep", "one tensor"])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, 1, 2, 7])
 def test_the_smallest_budgets_are_used_but_for_three_hundredths_or_a_byte(kind: str, bits: float, seed: int) -> None:
     """One entry more takes some two bytes, and in a group where there was none a few more."""
     update = large(kind, seed)

@@ -1,7 +1,7 @@
 """Compress: level indices to bytes and back, without loss."""
 
 from flwr_co3.compress.classes import Grid
-from flwr_co3.compress.group import MAX_MAGNITUDE, NEWEST, Group, Model, Plan, ZeroModel, lowest_version, read_model
+from flwr_co3.compress.group import MAX_MAGNITUDE, Group, Model, Plan, ZeroModel, lowest_version, read_model
 from flwr_co3.compress.levels import Levels, Part, divisible
 from flwr_co3.compress.levels import write as write_levels
 from flwr_co3.compress.stream import CODERS, likely_size, plan_all
@@ -12,7 +12,6 @@ from flwr_co3.compress.tables import Fit
 __all__ = [
     "CODERS",
     "MAX_MAGNITUDE",
-    "NEWEST",
     "Fit",
     "Grid",
     "Group",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias
 
@@ -31,8 +32,7 @@ Bytes = npt.NDArray[np.uint8]
 Edges = npt.NDArray[np.float64]
 
 ZERO, FITTED, FITTED_ZERO_SHARE, COUNTED, SPARSE, LISTED, CLASSED, JOINED, GAPS_LISTED = range(9)
-NEWEST = 4  # version of the frame
-_SINCE = {JOINED: 3, GAPS_LISTED: 4}
+_SINCE = {JOINED: 3, GAPS_LISTED: 4}  # versions of the frame
 MAX_MAGNITUDE = 127  # +-127 and 0 are 255 symbols
 
 MAX_LISTED = 512  # by gaps
@@ -140,7 +140,7 @@ def _classed(group: Group, edges: Edges, classes: Classes) -> Plan:
 def _plan(group: Group, edges: Edges, packed: bool, newest: bool = True) -> Plan:
     """Choose among the ways that see no rows and columns, with those that versions 3 and 4 brought or without."""
     each, zero = group.counts.tolist(), group.zero  # short, and there may be hundreds: numpy would take longer
-    reach = next((reach for reach in range(zero, 0, -1) if each[zero - reach] or each[zero + reach]), 0)
+    reach = _reach(each, zero)
     if not reach:
         return Plan.zeros()
     total = sum(each)
@@ -150,6 +150,11 @@ def _plan(group: Group, edges: Edges, packed: bool, newest: bool = True) -> Plan
         return coded
     listed = _listed(group, reach, newest)
     return listed if listed.size <= coded.size else coded
+
+
+def _reach(counts: list[int], zero: int) -> int:
+    """The largest magnitude that occurs; 0 if all is level 0."""
+    return next((reach for reach in range(zero, 0, -1) if counts[zero - reach] or counts[zero + reach]), 0)
 
 
 def _coded(group: Group, edges: Edges, packed: bool, newest: bool, nonzero: int, total: int) -> Plan:
@@ -287,7 +292,7 @@ def _most_levels(entries: int) -> int:
 
 def without_sequences(group: Group) -> Plan:
     """List a group of at most `MAX_LISTED` levels that are not 0, at least one."""
-    return _listed(group, int(np.abs(np.flatnonzero(group.counts) - group.zero).max()), newest=True)
+    return _listed(group, _reach(group.counts.tolist(), group.zero), newest=True)
 
 
 def _listed(group: Group, reach: int, newest: bool) -> Plan:
@@ -454,7 +459,7 @@ def read_model(
     packed: bool,
     grid: Grid | None = None,
     *,
-    version: int = NEWEST,
+    version: int,
 ) -> Model:
     """Read the header that `plan` wrote.
 
@@ -470,7 +475,7 @@ def read_model(
         As for `plan`.
     grid : Grid, optional
         Rows and columns of the group, if it may have classes of them.
-    version : int (default: NEWEST)
+    version : int
         The frame's.
     """
     byte = reader.u8()
@@ -503,7 +508,7 @@ def _read_plain(
     kind, factor = byte & ((1 << _FACTOR_SHIFT) - 1), (byte >> _FACTOR_SHIFT) + 1
     if kind == ZERO:
         return ZeroModel(entries, zero)
-    known = kind <= LISTED or version >= _SINCE.get(kind, NEWEST + 1)
+    known = kind <= LISTED or version >= _SINCE.get(kind, math.inf)
     if not known or (kind in (SPARSE, LISTED, *_SINCE) and not packed):
         raise FrameError(f"A group of tensors is coded in a way (number {kind}) that this coder doesn't have.")
     reach = reader.varint(zero)

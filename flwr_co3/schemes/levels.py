@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from flwr_co3.compress import (
     MAX_MAGNITUDE,
-    NEWEST,
     Group,
     Model,
     lowest_version,
@@ -71,7 +70,7 @@ def ideal_bits(levels: Integers) -> float:
     return float(-np.sum(counts * np.log2(counts / max(levels.size, 1)))) + float(widths.sum())
 
 
-def read_models(reader: Reader, lengths: Sequence[int], *, version: int = NEWEST) -> list[Model]:
+def read_models(reader: Reader, lengths: Sequence[int], *, version: int) -> list[Model]:
     """Read how sequences of these lengths are coded, in a frame of this version."""
     sizes = (sum(lengths[i] for i in group) for group in _groups(lengths))
     return [read_model(reader, size, MAX_MAGNITUDE, _EDGES, True, version=version) for size in sizes]

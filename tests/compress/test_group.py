@@ -15,6 +15,7 @@ from flwr_co3.compress.frequencies import cost_of_bytes
 from flwr_co3.compress.group import COUNTED, FITTED, FITTED_ZERO_SHARE, GAPS_LISTED, JOINED, LISTED, SPARSE, ZERO, plan
 from flwr_co3.convert import FloatFormat
 from flwr_co3.errors import FrameError
+from flwr_co3.frame import VERSION
 from flwr_co3.gennorm import GenNorm
 from flwr_co3.wire import Reader, write_bits
 from tests.samples import gennorm, section_of
@@ -44,7 +45,7 @@ def round_trip(groups: list[Group], coder: str, fmt: FloatFormat = FP4) -> tuple
     models = []
     for g, p in zip(groups, plans, strict=True):
         reader = Reader(p.header, "models")
-        models.append(read_model(reader, g.symbols.size, g.zero, fmt.edges, packed))
+        models.append(read_model(reader, g.symbols.size, g.zero, fmt.edges, packed, version=VERSION))
         reader.finish()
     for g, levels in zip(groups, read_stream(memoryview(section), models, coder), strict=True):
         np.testing.assert_array_equal(levels.symbols(), g.symbols)
@@ -239,7 +240,7 @@ def test_a_list_out_of_order_is_refused() -> None:
     values = np.zeros(1000)
     values[[3, 9]] = 1.0
     p = plan(group(values), FP4.edges, True)
-    model = read_model(Reader(p.header, "models"), 1000, 5, FP4.edges, True)
+    model = read_model(Reader(p.header, "models"), 1000, 5, FP4.edges, True, version=VERSION)
     assert model.raw_size == len(p.raw) == 3  # two positions of 10 bits, two levels of 2
 
     def listed(*fields: int) -> memoryview:

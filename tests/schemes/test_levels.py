@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from flwr_co3.errors import FrameError
+from flwr_co3.frame import VERSION
 from flwr_co3.schemes.levels import read_levels, read_models, write_levels
 from flwr_co3.wire import Reader
 from tests.samples import Array
@@ -23,7 +24,7 @@ def round_trip(levels: list[Array]) -> list[Array]:
     coded = write_levels(levels)
     lengths = [sequence.size for sequence in levels]
     reader = Reader(coded.models, "models")
-    models = read_models(reader, lengths)
+    models = read_models(reader, lengths, version=VERSION)
     reader.finish()
     return list(read_levels(memoryview(b"".join(coded.stream)), memoryview(coded.low), models, lengths))
 
@@ -68,7 +69,7 @@ def test_they_take_about_their_entropy(spread: float) -> None:
 def test_missing_and_superfluous_low_bits_are_noticed() -> None:
     levels = np.arange(-200, 200)
     coded = write_levels([levels])
-    models = read_models(Reader(coded.models, "models"), [400])
+    models = read_models(Reader(coded.models, "models"), [400], version=VERSION)
     stream = memoryview(b"".join(coded.stream))
     for low in (coded.low[:-1], coded.low + b"\0"):
         with pytest.raises(FrameError, match="low bits"):
