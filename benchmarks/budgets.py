@@ -1,8 +1,7 @@
 """How much of a hard budget is used: by model size and rate, with the default settings.
 
 Every frame is within its budget, or the command fails. Frames are those of a client whose server knows the model's
-tensors. What is missing is the share of the budget that the frame leaves unused; a rate that an update has no use
-for, because fewer bits hold all that 255 levels can say of it, is missing too.
+tensors. What is missing is the share of the budget that the frame leaves unused.
 """
 
 from collections import Counter
@@ -38,7 +37,7 @@ class Filled(NamedTuple):
 def main(
     sizes: Annotated[str, typer.Option(help="Parameters of drawn models.")] = "10000,50000,200000,1000000",
     rates: Annotated[str, typer.Option(help="Bits per parameter.")] = ",".join(map(str, RATES)),
-    repeats: Annotated[int, typer.Option(min=1, help="Models of each size.")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, help="Models of each size, and of each kind.")] = 40,
     updates: Annotated[str, typer.Option(help="Real updates: .npz files, or real for all.")] = "",
     trainings: Annotated[
         str, typer.Option(help="Rates of trainings; what their clients send, with their memories, is used too.")
@@ -49,7 +48,10 @@ def main(
 ) -> None:
     """Measure how tight frames are, and in how many conversions and codings."""
     models: dict[str, list[Update]] = {
-        f"{int(size):,} drawn": [drawn(int(size), seed) for seed in range(repeats)] for size in sizes.split(",") if size
+        f"{int(size):,} drawn{how}": [make(int(size), seed) for seed in range(repeats)]
+        for size in sizes.split(",")
+        for how, make in (("", drawn), (", one tensor", lone))
+        if size
     }
     for bits in filter(None, trainings.split(",")):
         models[f"trained at {bits} bit"] = updates_of_training(task, dataset, float(bits))
@@ -83,6 +85,11 @@ def drawn(size: int, seed: int) -> Update:
         (tensor,) = draw([(size // TENSORS,)], shape=0.5 + 0.1 * k, seed=TENSORS * seed + k).values()
         tensors[f"layer{k}.weight"] = tensor * 2.0 ** (-(k * 5 % TENSORS) / 2)
     return tensors
+
+
+def lone(size: int, seed: int) -> Update:
+    """A model of one tensor."""
+    return draw([(size,)], shape=0.5 + 0.1 * (seed % TENSORS), seed=seed)
 
 
 def fill(update: Update, bits: float) -> Filled:

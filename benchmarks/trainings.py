@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from benchmarks.pipeline import Update
 from flwr_co3 import Codec, ErrorMemory
-from flwr_co3.codec import Encoded
+from flwr_co3.encoded import Encoded
 from simulations.client_app import app
 from simulations.federation import federate
 from simulations.inline import InlineGrid, outside_a_run

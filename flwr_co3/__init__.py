@@ -5,10 +5,11 @@
 
 from flwr_co3 import schedules
 from flwr_co3.client import CO3ClientMixin, CO3Mod
-from flwr_co3.codec import Codec, Encoded, Report, TensorReport
+from flwr_co3.codec import Codec
 from flwr_co3.config import CO3Config
 from flwr_co3.convert import FloatFormat
 from flwr_co3.correct import ErrorMemory, MemoryStore
+from flwr_co3.encoded import Encoded, Report, TensorReport
 from flwr_co3.errors import FrameError
 from flwr_co3.frame import FrameReader, TensorSpec
 from flwr_co3.gennorm import GenNorm

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flwr_co3._protocol import may_be_known
-from flwr_co3.codec import Codec, Encoded
+from flwr_co3.codec import Codec
+from flwr_co3.encoded import Encoded
 from flwr_co3.errors import FrameError
 from flwr_co3.frame import FrameReader, TensorSpec
 

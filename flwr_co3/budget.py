@@ -15,9 +15,9 @@ from flwr_co3.sizes import Sizes
 
 Floats = npt.NDArray[np.float64]
 
-# Conversions that a budget may take, and what share of it, less a byte, each aims for.
+#: Conversions that a budget may take; and what share of it, less a byte, each aims for.
+CONVERSIONS = 3
 _AIMS = (0.995, 0.996, 0.993)
-_ATTEMPTS = len(_AIMS)
 _GOOD = 0.99
 # The last one aims lower where nothing has fitted, or where one fits and one is too large, but far apart.
 _SAFE, _SAFE_BYTES, _SURE = 0.99, 2, 0.992
@@ -29,14 +29,17 @@ _JUMP = 0.3  # where one fills less, and another is too large, the middle betwee
 _LEFT_OUT, _LEFT = 1.2, 0.0065
 _SHARES, _WITHIN = 6, (0.1, 0.5)
 _THINNABLE = 1 << 21  # entries; sorting them takes memory
+_DENSE = 2  # bits a parameter from which on few levels are 0: thinning loses more there than a coarser scale
 # For something to thin, the last conversion aims for the other side of the budget where all so far fit; and the second
 # one of small budgets, whose frames differ by an entry more or less. A third is not needed if one of them fits so
 # closely that sizes are nearly linear in shares.
 _FAR_ABOVE, _ABOVE, _BELOW = 1.03, 1.01, 0.97
 _SMALL, _CLOSE = 4096, 0.9
 # In the fewest bytes sizes go by an entry more or less: there must be entries to choose from, and so many that are
-# smaller than the first that does not fit are tried.
-_TINY, _WELL_ABOVE, _ENOUGH, _TRIED = 512, 1.1, 1.4, 8
+# smaller than the first that does not fit are tried beside those that do. Where none fits, a step so many times finer
+# uses what is left: levels are larger then.
+_TINY, _WELL_ABOVE, _ENOUGH, _TRIED = 512, 1.6, 3.0, 8
+_FINER = (1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0)
 # What can't be thinned aims for less in its last conversion where none is near to the budget, from below or above; and
 # must be likely to leave more than sizes are off by.
 _POOR, _RICH, _UNTHINNED = 0.97, 1.03, 0.98
@@ -66,7 +69,7 @@ class _Thinned(Protocol[E_co]):
 
     def __len__(self) -> int: ...
 
-    def keeping(self, kept: npt.NDArray[np.bool_]) -> E_co: ...
+    def keeping(self, kept: npt.NDArray[np.bool_], finer: float = 1.0) -> E_co: ...
 
 
 Thin: TypeAlias = "Callable[[E, E | None], _Thinned[E]]"
@@ -79,6 +82,7 @@ def largest_within(
     encode: Callable[[Floats], E],
     thin: Thin[E],
     steady: Steady | None = None,
+    conversions: int = CONVERSIONS,
 ) -> E | None:
     """Encode an update with the least squared error that a budget allows.
 
@@ -97,12 +101,14 @@ def largest_within(
         has. It takes no conversion.
     steady : Steady, optional
         The common scale of the update before, which is tried first and becomes this one's.
+    conversions : int (default: 3)
+        How many there may be, besides that of the steady scale.
 
     Returns
     -------
     what `encode` returns, or None
-        The frame of least squared error of those that were tried and fit, from at most three conversions, or that of
-        the steady scale; None if none of them fits. It is coded, and nothing else is, unless it takes some bytes more
+        The frame of least squared error of those that were tried and fit, from so many conversions, or that of the
+        steady scale; None if none of them fits. It is coded, and nothing else is, unless it takes some bytes more
         than was likely.
 
     Notes
@@ -130,16 +136,17 @@ def largest_within(
         del same  # its symbols make room for others
     aimed = budget * Steady.ROOM if steady is not None and steady.wanted else budget
     thinnable = steady is None and sizes.update.parameters <= _THINNABLE
+    dense = 8 * budget > _DENSE * sizes.update.parameters
     small = thinnable and budget <= _SMALL
     limit = budget if thinnable else budget - _OFF * budget - _OFF_BYTES
     fitting, too_large, least_over, larger = 0.0, math.inf, math.inf, None
-    for attempt in range(1, _ATTEMPTS + 1):
-        last = attempt == _ATTEMPTS
+    for attempt in range(CONVERSIONS + 1 - conversions, CONVERSIONS + 1):
+        last = attempt == CONVERSIONS
         filled = 1.0 if best is None else (best.likely_size - fixed) / max(budget - fixed, 1)
-        near = least_over <= _ENOUGH * budget if budget <= _TINY else filled >= _CLOSE
+        near = filled >= _JUMP and least_over <= _ENOUGH * budget if budget <= _TINY else filled >= _CLOSE
         if last and best is not None and larger is not None and near:
             break
-        target = _target(attempt, aimed, small, best, least_over, thinnable)
+        target = _target(attempt, aimed, small, best, least_over, thinnable, dense)
         common = rounded(known.scale_for(target))
         if too_large < math.inf and (filled < _JUMP or not fitting < common < too_large):
             common = rounded(math.sqrt(fitting or common) * math.sqrt(too_large))
@@ -163,19 +170,21 @@ def largest_within(
     return found
 
 
-def _target(attempt: int, budget: float, small: bool, best: _Planned | None, over: float, thinnable: bool) -> float:
+def _target(
+    attempt: int, budget: float, small: bool, best: _Planned | None, over: float, thinnable: bool, dense: bool
+) -> float:
     """Bytes that a conversion aims for, after the best that fits, and where the least that is too large has so many."""
     if attempt == 2 and small:
         above = _WELL_ABOVE if budget <= _TINY else _ABOVE
         return budget * above + _SAFE_BYTES if best is not None else budget * _BELOW - _SAFE_BYTES
-    if attempt < _ATTEMPTS:
+    if attempt < CONVERSIONS:
         return budget * _AIMS[attempt - 1] - 1
     if best is None:
         return _SAFE * budget - _SAFE_BYTES
     if thinnable and budget <= _TINY:
         return budget * _WELL_ABOVE + _SAFE_BYTES
     if thinnable:
-        return _SURE * budget if over < math.inf else budget * _FAR_ABOVE + _SAFE_BYTES
+        return _SURE * budget if dense or over < math.inf else budget * _FAR_ABOVE + _SAFE_BYTES
     near = best.likely_size >= _POOR * budget or over <= _RICH * budget
     return budget * _AIMS[-1] - 1 if near else _UNTHINNED * budget
 
@@ -207,7 +216,7 @@ def _thinned(room: float, fixed: int, fits: E | None, larger: E | None, thin: Th
     """The best of what fits and of those with a share of the levels that a larger one has more."""
     if larger is None or (fits is not None and fits.likely_size >= _GOOD * room):
         return fits
-    thinned = thin(larger, fits)
+    thinned = thin(larger, None if room <= _TINY else fits)
     found = _searched(room, fixed if fits is None else fits.likely_size, larger.likely_size, thinned)
     if found is None and fits is not None:  # at the finer scale, even what both have may be too large
         fewer = thin(larger, None)
@@ -239,7 +248,7 @@ def _searched(room: float, least: int, most: int, thinned: _Thinned[E]) -> E | N
 
 
 def _filled(room: float, found: E, count: int, too_many: int, thinned: _Thinned[E]) -> E:
-    """One that keeps so many levels, and those of the next ones that fit beside them."""
+    """One that keeps so many levels, and those of the next ones that fit beside them, or has a finer step."""
     kept = np.arange(len(thinned)) < count
     for place in range(count, min(count + _TRIED, kept.size)):
         if found.likely_size >= _GOOD * room:
@@ -252,6 +261,12 @@ def _filled(room: float, found: E, count: int, too_many: int, thinned: _Thinned[
             found = candidate
         else:
             kept[place] = False
+    for finer in _FINER:
+        if found.likely_size >= _POOR * room:
+            break
+        candidate = thinned.keeping(kept, finer)
+        if found.likely_size < candidate.likely_size <= room:
+            found = candidate
     return found
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, NamedTuple, TypeAlias
@@ -11,108 +10,29 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from flwr_co3.budget import Steady, largest_within
+from flwr_co3.budget import CONVERSIONS, Steady, largest_within
 from flwr_co3.by_scheme import encode as encode_by_scheme
 from flwr_co3.compress import Grid, Group, Plan, plan_all
 from flwr_co3.compress.frequencies import COST_BITS
 from flwr_co3.config import CO3Config
-from flwr_co3.convert import Cells, Converted, Thinning, convert, keep
+from flwr_co3.convert import Cells, Converted, FloatFormat, Thinning, convert, keep
 from flwr_co3.correct import ErrorMemory
-from flwr_co3.frame import EMPTY, Draft, FrameReader, TensorSpec, draft, numpy_dtype
-from flwr_co3.gennorm import GenNorm
+from flwr_co3.encoded import Encoded, Losses, units_of, weighted
+from flwr_co3.frame import EMPTY, Draft, FrameReader, TensorSpec, draft, room_beside, short_scale
 from flwr_co3.moments import BLOCK
 from flwr_co3.schemes.scheme import SERVER, Scheme
-from flwr_co3.sizes import suited
+from flwr_co3.sizes import Sizes, suited
 from flwr_co3.update import Update, is_exact
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 
 
-class TensorReport(NamedTuple):
-    """What became of one tensor."""
-
-    bytes: float  # of its symbols and their table, in a shared stream; without the frame's header
-    entries: int
-    shape: float  # of the generalised normal fitted to it; NaN for exact and all-zero tensors
-    scale: float  # of that fit, in the units of the update
-    nmse: float  # squared error over squared norm; 0 for exact tensors
-
-
-class Report(NamedTuple):
-    """What an encoding did."""
-
-    frame_bytes: int
-    parameters: int  # entries of all tensors
-    bits_per_parameter: float
-    nmse: float  # squared error over squared norm of all tensors that are not exact
-    tensors: dict[str, TensorReport]
-
-
-class _Losses(NamedTuple):
-    """What an encoding measured of each tensor that is converted, in the header's order."""
-
-    squares: Floats  # squared error, in units of the tensor's peak
-    bytes: Floats  # of its symbols
-
-
-@dataclass(frozen=True, eq=False)
-class Encoded:
-    """A frame, with what its receiver will see.
-
-    Attributes
-    ----------
-    frame : bytes
-        The frame.
-    """
-
-    frame: bytes
-    _update: Update
-    _losses: _Losses
-
-    @cached_property
-    def sent(self) -> dict[str, Array]:
-        """What decoding gives; zeros for tensors that a tiny budget left out. Decoded when it is first asked for."""
-        specs = {name: self._update.header.tensors[name] for name in self._update.tensors}
-        reader = FrameReader(self.frame, like=specs)
-        if not reader.tensors:
-            return {name: np.zeros(spec.shape, numpy_dtype(spec.dtype)) for name, spec in specs.items()}
-        return reader.read_all()
-
-    @property
-    def nmse(self) -> float:
-        """Squared error over squared norm of all tensors that are not exact."""
-        moments = self._update.moments
-        power = _weighted(moments.mean_square * moments.entries, self._update)
-        return _weighted(self._losses.squares, self._update) / power if power else 0.0
-
-    @cached_property
-    def report(self) -> Report:
-        """What the encoding did, tensor by tensor."""
-        update = self._update
-        lossy = {name: k for k, name in enumerate(update.header.lossy)}
-        tensors = {}
-        for name in update.tensors:
-            spec = update.header.tensors[name]
-            if name in lossy:
-                tensors[name] = self._report_of(lossy[name])
-            else:
-                size = float(spec.nbytes) if name in update.header.exact else 0.0
-                tensors[name] = TensorReport(size, spec.entries, math.nan, math.nan, 0.0)
-        bits = 8 * len(self.frame) / max(update.parameters, 1)
-        return Report(len(self.frame), update.parameters, bits, self.nmse, tensors)
-
-    def _report_of(self, member: int) -> TensorReport:
-        moments = self._update.moments.of(member)
-        model = GenNorm.from_moments(moments) if moments.nonzero else None
-        power = moments.mean_square * moments.entries
-        return TensorReport(
-            float(self._losses.bytes[member]),
-            moments.entries,
-            model.shape if model else math.nan,
-            model.scale if model else math.nan,
-            float(self._losses.squares[member]) / power if power else 0.0,
-        )
+# Another layer follows where one leaves so much of a budget, and so many bytes, and lost more than float32 does. Where
+# a budget is so many times what the finest format takes at its optimal scales, the first layer has even levels instead,
+# which reach all values.
+_LEFT, _ROOM, _ROUNDING = 0.01, 64, 1e-14
+_BEYOND, _EVEN = 1.05, FloatFormat("uniform")
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +43,7 @@ class _Attempt:
     scales: Floats
     cells: Cells | None  # of each group
     converted: Converted
-    losses: _Losses
+    losses: Losses
     error: float  # squared and weighted, of all tensors, in units of the largest peak
 
     @cached_property
@@ -148,7 +68,7 @@ class _Thinned:
     def __init__(self, codec: Codec, update: Update, finer: _Attempt, coarser: _Attempt | None) -> None:
         self._codec, self._update, self._finer = codec, update, finer
         self._thinning = Thinning(
-            *(update.header.format, update.sources, update.decay, finer.scales, _units(update)),
+            *(update.header.format, update.sources, update.decay, finer.scales, units_of(update)),
             *(finer.converted, None if coarser is None else coarser.converted),
             cells=_of_tensors(finer.cells, update),
         )
@@ -156,10 +76,28 @@ class _Thinned:
     def __len__(self) -> int:
         return len(self._thinning)
 
-    def keeping(self, kept: npt.NDArray[np.bool_]) -> _Attempt:
-        """Plan it with all but these of them left out; the largest comes first."""
-        converted = self._thinning.keeping(kept)
-        return self._codec._planned(self._finer.scales, self._update, converted, self._finer.cells)
+    def keeping(self, kept: npt.NDArray[np.bool_], finer: float = 1.0) -> _Attempt:
+        """Plan it with all but these of them left out; the largest comes first.
+
+        With a finer step, by this factor, nothing else is left: what is thinned must be of any entries, then.
+        """
+        if finer == 1:
+            converted = self._thinning.keeping(kept)
+            return self._codec._planned(self._finer.scales, self._update, converted, self._finer.cells)
+        common = short_scale(finer * float(np.max(self._finer.scales / self._update.factors)))
+        scales = self._update.scales_at(common)
+        cells = _cells(scales, self._update)
+        converted = self._thinning.at(scales, kept, _of_tensors(cells, self._update))
+        return self._codec._planned(scales, self._update, converted, cells)
+
+
+class _Found(NamedTuple):
+    """What loses least within a budget."""
+
+    nothing: bytes  # a frame that fits where all else is too large
+    update: Update  # in the format that suits the budget
+    best: _Attempt | None
+    conversions: int  # that were taken
 
 
 #: What makes random draws the same again; several numbers are mixed.
@@ -311,7 +249,7 @@ class Codec:
         sent = encode_by_scheme(scheme, checked, memory, self._rng, budget, nothing)
         entries = checked.moments.entries
         coded = max(len(sent.frame) - len(nothing), 0)
-        return Encoded(sent.frame, checked, _Losses(sent.squares, coded * entries / max(float(entries.sum()), 1.0)))
+        return Encoded(sent.frame, checked, Losses(sent.squares, coded * entries / max(float(entries.sum()), 1.0)))
 
     def _budget(self, parameters: int, max_bytes: int | None) -> int | None:
         """Bytes that a frame may have; None where nothing limits them."""
@@ -322,35 +260,104 @@ class Codec:
 
     def _within(self, budget: int, update: Update, memory: ErrorMemory | None) -> Encoded:
         """Encode with the least loss that so many bytes allow."""
-        nothing, best = self._frame_of_zeros(update), None
-        if len(nothing) > budget:
-            nothing = EMPTY
-        else:
-            sizes = suited(update, self.config.formats, 8 * (budget - len(nothing)))
-            # In another format, or as one group, zeros may take some bytes more.
-            zeros = nothing if sizes.update.header is update.header else self._frame_of_zeros(sizes.update)
-            if len(zeros) <= budget:
-                update, nothing = sizes.update, zeros
-                best = largest_within(
-                    *(budget, len(nothing), sizes, partial(self._at, update=update)),
-                    *(partial(_Thinned, self, update), self._steady),
-                )
+        places = partial(_places, memory=ErrorMemory() if memory is None else memory)
+        encoded, left = self._layers(budget, update, CONVERSIONS, places, memory is not None)
+        if memory is not None:
+            memory.replace(left)
+        return encoded
+
+    def _layers(
+        self,
+        budget: int,
+        update: Update,
+        conversions: int,
+        places: Callable[[Update], list[Array]],
+        keeps: bool,
+        saved: float = 0.0,
+    ) -> tuple[Encoded, dict[str, Array]]:
+        """Encode in one layer, or in more, each for what those before it lost.
+
+        Parameters
+        ----------
+        budget, update
+            The update, and how many bytes it may take.
+        conversions : int
+            How many there may be.
+        places : callable
+            Makes the places of what is lost.
+        keeps : bool
+            Whether that is wanted.
+        saved : float (default: 0.0)
+            As for `Sizes`.
+
+        Returns
+        -------
+        encoded : Encoded
+            What loses least.
+        left : dict of str to ndarray
+            What is lost, in its places, where it is to be kept; nothing else is written to these.
+        """
+        nothing, update, best, taken = self._largest(budget, update, conversions, saved)
+        left: dict[str, Array] = {}
         if best is None:
-            if memory is not None:
-                kept = _places(update, memory)
-                _keep_all(update, kept)
-                memory.replace(dict(zip(update.header.lossy, kept, strict=True)))
+            if keeps:
+                left = dict(zip(update.header.lossy, places(update), strict=True))
+                _keep_all(update, list(left.values()))
             lost = update.moments.mean_square * update.moments.entries
-            return Encoded(nothing, update, _Losses(lost, np.zeros_like(lost)))
+            return Encoded(nothing, update, Losses(lost, np.zeros_like(lost))), left
         parts, losses = best.parts, best.losses
         scales, converted, cells = best.scales, best.converted, _of_tensors(best.cells, update)
         del best  # what it planned makes room for the memory
-        if memory is not None:
-            kept = _places(update, memory)
+        encoded = Encoded(b"".join(parts), update, losses)
+        finer = taken < conversions and self._can_be_finer(encoded, budget)
+        if keeps or finer:
+            kept = places(update)
             keep(update.header.format, update.sources, update.decay, scales, converted, kept, cells=cells)
-            memory.replace(dict(zip(update.header.lossy, kept, strict=True)))
-        del converted  # its symbols make room for the frame
-        return Encoded(b"".join(parts), update, losses)
+            left = dict(zip(update.header.lossy, kept, strict=True))
+        saved = _entropy(converted, update) - 8 * float(losses.bytes.sum()) if finer else 0.0
+        del converted  # its symbols make room for the next layer
+        if finer:
+            rest = Update.of({name: left[name] for name in update.header.fine}, self.config, budget=True, known=True)
+            room, again = room_beside(encoded.frame, budget), partial(_same_places, left)
+            more, _ = self._layers(room, rest, conversions - taken, again, keeps, saved)
+            encoded = encoded.with_layers(more)
+        return encoded, left
+
+    @property
+    def _may_have_layers(self) -> bool:
+        """Whether the formats are ours to choose, and steps need not be alike."""
+        return len(self.config.formats) > 1 and self._steady is None
+
+    def _can_be_finer(self, encoded: Encoded, budget: int) -> bool:
+        """Whether a budget allows more than was said."""
+        has_room = room_beside(encoded.frame, budget) > max(_LEFT * budget, _ROOM)
+        return has_room and self._may_have_layers and bool(encoded.update.header.fine) and encoded.nmse > _ROUNDING
+
+    def _largest(self, budget: int, update: Update, conversions: int, saved: float) -> _Found:
+        """Find what loses least within a budget, in so many conversions; or, if they allow more layers, the first."""
+        nothing, taken = self._frame_of_zeros(update), 0
+        if len(nothing) > budget:
+            return _Found(EMPTY, update, None, taken)
+        bits = 8 * (budget - len(nothing))
+        sizes = suited(update, self.config.formats, bits, saved)
+        if self._may_have_layers and conversions > 1 and _is_beyond(sizes, bits):
+            even, taken = update.in_format(_EVEN), 1
+            reaching = self._at(even.scales_at(even.reaching_scale), even)
+            if reaching.size <= budget:
+                return _Found(nothing, even, reaching, taken)
+        # In another format, or as one group, zeros may take some bytes more.
+        zeros = nothing if sizes.update.header is update.header else self._frame_of_zeros(sizes.update)
+        if len(zeros) > budget:
+            return _Found(nothing, update, None, taken)
+
+        def converted(scales: Floats) -> _Attempt:
+            nonlocal taken
+            taken += 1
+            return self._at(scales, sizes.update)
+
+        thin = partial(_Thinned, self, sizes.update)
+        best = largest_within(budget, len(zeros), sizes, converted, thin, self._steady, conversions - taken)
+        return _Found(zeros, sizes.update, best, taken)
 
     def _frame_of_zeros(self, update: Update) -> bytes:
         """The smallest frame that has every tensor's name and every exact tensor."""
@@ -362,7 +369,7 @@ class Codec:
         """Convert and plan at a scale for each tensor that is converted."""
         cells = _cells(scales, update)
         converted = convert(
-            *(update.header.format, update.sources, update.decay, scales, _units(update)),
+            *(update.header.format, update.sources, update.decay, scales, units_of(update)),
             cells=_of_tensors(cells, update),
             rng=self._rng,
             kept=kept,
@@ -378,8 +385,8 @@ class Codec:
         members = [len(group) for group in header.group_members]
         entries = update.moments.entries
         share = entries / np.repeat(_sums(entries, members), members) if members else entries
-        losses = _Losses(converted.squares, share * np.repeat(group_bytes, members))
-        error = _weighted(losses.squares * update.factors**2, update)
+        losses = Losses(converted.squares, share * np.repeat(group_bytes, members))
+        error = weighted(losses.squares * update.factors**2, update)
         return _Attempt(draft(header, scales, plans, update.exact, codes), scales, cells, converted, losses, error)
 
     def _groups(self, converted: Converted, scales: Floats, update: Update) -> Iterator[Group]:
@@ -393,6 +400,12 @@ class Codec:
             alone = len(members) == 1 and self.config.contexts
             shape = update.header.tensors[update.header.lossy[members.start]].shape if alone else ()
             yield Group(symbols, counts, update.header.format.zero, *fits, grid=Grid.of(shape))
+
+
+def _is_beyond(sizes: Sizes, bits: float) -> bool:
+    """Whether there are many more bits than an update can use in one layer, and loses something of it there."""
+    update = sizes.update
+    return bool(update.header.groups) and bits > _BEYOND * sizes.bits(sizes.largest) and not update.in_one_level
 
 
 def _cells(scales: Floats, update: Update) -> Cells | None:
@@ -409,18 +422,6 @@ def _of_tensors(cells: Cells | None, update: Update) -> Cells | None:
     return None if cells is None else cells.of_tensors(update.header.group_members)
 
 
-def _units(update: Update) -> Floats:
-    """Units of the tensors' squared errors: their peaks."""
-    peak = update.moments.peak
-    return np.where(peak > 0, peak, 1.0)
-
-
-def _weighted(squares: Floats, update: Update) -> float:
-    """Sum of what is in units of each tensor's peak, squared, in units of the largest one's."""
-    peak = update.moments.peak
-    return float(np.sum(squares * (peak / (float(peak.max(initial=0.0)) or 1.0)) ** 2))
-
-
 def _sums(values: Floats, lengths: Sequence[int]) -> Floats:
     """Sums of runs of these lengths."""
     starts = np.cumsum([0, *lengths[:-1]])
@@ -430,6 +431,18 @@ def _sums(values: Floats, lengths: Sequence[int]) -> Floats:
 def _places(update: Update, memory: ErrorMemory) -> list[Array]:
     """Where the new errors go."""
     return [memory.place(name, update.tensors[name]) for name in update.header.lossy]
+
+
+def _same_places(left: Mapping[str, Array], update: Update) -> list[Array]:
+    """Where they are."""
+    return [left[name] for name in update.header.lossy]
+
+
+def _entropy(converted: Converted, update: Update) -> float:
+    """Bits of the levels of all groups if each came independently of the others."""
+    counts = np.add.reduceat(converted.counts, [members.start for members in update.header.group_members])
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    return -float(np.sum(counts * np.log2(share, out=np.zeros_like(share), where=counts > 0)))
 
 
 def _keep_all(update: Update, kept: Sequence[Array]) -> None:

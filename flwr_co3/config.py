@@ -24,8 +24,8 @@ from flwr_co3.schemes.scheme import CLIENT, INCREMENT
 NodeRates: TypeAlias = Callable[[int, int], RateLimit | None]
 
 # Formats for every budget, from the coarsest on, and up to which share of what one takes at its optimal scale the finer
-# ones lose no less. With as many levels as a byte has, the next has the longer tail.
-_AUTO = (("fp4", 0.5), ("e2m5", 1.0), ("e3m4", 1.0), ("fp8_143", math.inf))
+# ones lose no less.
+_AUTO = (("fp4", 0.5), ("e2m5", math.inf))
 
 #: BatchNorm's running statistics: they are no sums of gradients, and small.
 BATCH_NORM_STATISTICS = ("*running_mean", "*running_var", "*num_batches_tracked")
@@ -43,7 +43,7 @@ class CO3Config:
     ----------
     format : str or FloatFormat (default: "auto")
         Number format of the levels, at most 255 of them: a name that `FloatFormat` knows, or a format. "auto" is fp4,
-        and where a rate allows more than its 11 levels can use, a format that has more of them.
+        and where a rate allows more than its 11 levels can use, a format that has more of them, in layers if need be.
     coder : str (default: "rans")
         Entropy coder: "rans", which spends fractions of a bit, or "huffman", the CO3 paper's, at least a bit an entry.
     rate : RateLimit or callable (default: None)

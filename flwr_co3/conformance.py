@@ -23,9 +23,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flwr_co3.codec import Codec, Encoded
+from flwr_co3.codec import Codec
 from flwr_co3.config import CO3Config
 from flwr_co3.correct import ErrorMemory
+from flwr_co3.encoded import Encoded
 from flwr_co3.errors import FrameError
 from flwr_co3.frame import EMPTY, FrameReader
 from flwr_co3.rate import RateLimit

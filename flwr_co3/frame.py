@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import zlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from typing import Any, NamedTuple
@@ -41,7 +41,9 @@ Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 
 MAGIC = b"CO3"
-VERSION = 4  # the highest that is read; of those that can say what is in a frame, the lowest is written
+VERSION = 4  # the highest of one layer; of those that can say what is in a frame, the lowest is written
+LAYERED = 5  # of layers: frames of lower versions, each but the first for what those before it lost
+MAX_LAYERS = 3
 _CHECKSUM_BYTES = 4
 EMPTY = b"\x00"  # the empty update: no tensor at all, for budgets that hold nothing else
 
@@ -52,6 +54,7 @@ DTYPES = (
 )
 _CODES = {dtype: code for code, dtype in enumerate(DTYPES)}
 LOSSY_DTYPES = ("float16", "float32", "float64", "bfloat16")
+_FINE_DTYPES = ("float32", "float64")  # that hold more than one layer can say
 
 #: Tensors of so many entries or fewer share one model: a model of their own would cost more than it gains.
 POOLED_ENTRIES = 1024
@@ -237,6 +240,12 @@ class Header:
         """Names of the tensors that are converted and have entries, in the order of the groups."""
         return [name for group in self.groups for name in group]
 
+    @cached_property
+    def fine(self) -> dict[str, TensorSpec]:
+        """Those of them that more layers than one can have, by their names."""
+        specs = {name: self.tensors[name] for name in sorted(self.lossy)}
+        return {name: spec for name, spec in specs.items() if spec.dtype in _FINE_DTYPES}
+
 
 def lossy_names(tensors: Mapping[str, TensorSpec], exact: Collection[str]) -> list[str]:
     """Names of the tensors that are not exact and have entries, in the order in which frames code them."""
@@ -331,6 +340,54 @@ def draft(header: Header, scales: Floats, plans: list[Plan], exact: ExactSection
         if flags & _CENTROIDS and codes is not None and not plan.is_zero:
             _write_codes(models, codes[group])
     return Draft(_front(header, flags, bytes(models), exact, version), plans, header.coder)
+
+
+def layered(layers: Sequence[bytes]) -> bytes:
+    """Put frames together into one that decodes to their sum.
+
+    Parameters
+    ----------
+    layers : sequence of bytes
+        Two or three frames. All but the first are of its `Header.fine` tensors, for a receiver who knows them: each is
+        what those before it lost.
+    """
+    out = Writer(MAGIC + bytes([LAYERED, len(layers)]))
+    for layer in layers:
+        out.block(_unwrapped(layer))
+    return b"".join(_with_checksum([bytes(out)]))
+
+
+def room_beside(layer: bytes, budget: int) -> int:
+    """Bytes that another layer may have, or several together, within a budget."""
+    ends = len(MAGIC) + _CHECKSUM_BYTES  # those of each layer are left out, and the frame has its own
+    own = len(layer) - ends
+    return budget - len(bytes([LAYERED, MAX_LAYERS])) - len(varint(own)) - own - len(varint(budget))
+
+
+def layers_of(frame: bytes) -> list[bytes]:
+    """Return the frames that one of several layers was made of, or the frame itself.
+
+    Raises
+    ------
+    FrameError
+        If they can't be told apart, or the frame is damaged.
+    """
+    if bytes(frame[: len(MAGIC) + 1]) != MAGIC + bytes([LAYERED]):
+        return [frame]
+    _check_ends(frame)
+    reader = Reader(_unwrapped(frame)[1:], "frame of layers")
+    count = reader.u8()
+    if not 2 <= count <= MAX_LAYERS:
+        raise FrameError(f"The frame claims {count} layers; there are 2 to {MAX_LAYERS}.")
+    parts = [bytes(reader.block()) for _ in range(count)]
+    reader.finish()
+    if any(part[:1] == bytes([LAYERED]) for part in parts):
+        raise FrameError("A layer of the frame claims to have layers.")
+    return [b"".join(_with_checksum([MAGIC, part])) for part in parts]
+
+
+def _unwrapped(frame: bytes) -> bytes:
+    return frame[len(MAGIC) : -_CHECKSUM_BYTES]
 
 
 def write_scheme_frame(header: Header, sections: Sections, exact: ExactSection) -> bytes:
@@ -524,9 +581,11 @@ class FrameReader:
         self._points: dict[str, Floats] = {}  # where they are not the levels
         self._body: Body | None = None
         self._vectors: dict[str, Array] | None = None
+        self._finer: list[FrameReader] = []  # more layers, added to what this one decodes to
         if frame == EMPTY:
             self._header = Header(FloatFormat("fp4"), "rans", self.tensors, self.exact)
             return
+        frame, *finer = layers_of(frame)
         flags, body = _open(frame)
         self._version = frame[3]
         if flags & _KNOWN_TABLE:
@@ -548,6 +607,7 @@ class FrameReader:
             self._body = Body(models, self._coded, sizes, version=self._version)
         else:
             self._read_models(Reader(models, "section of models"), flags)
+        self._finer = [self._read_finer(layer) for layer in finer]
 
     @property
     def body(self) -> Body | None:
@@ -560,9 +620,9 @@ class FrameReader:
         return self._header.lossy
 
     def step(self, name: str) -> float | None:
-        """What a tensor's levels are multiples of, in units of the update; None in other code than CO3's."""
+        """What a tensor's levels are multiples of, in units of the update; None where it has none, or more layers."""
         scale = self._scales.get(name)
-        return None if scale is None else float(self._header.format.magnitudes[1]) / scale
+        return None if scale is None or self._finer else float(self._header.format.magnitudes[1]) / scale
 
     @property
     def _exact_bytes(self) -> int:
@@ -581,6 +641,14 @@ class FrameReader:
         # Each group may need two look-up tables to decode.
         if not expected and 2 * TOTAL * len(self._header.groups) > max(allowed, _DEFAULT_MAX_BYTES):
             raise FrameError(f"The frame has {len(self._header.groups)} groups of tensors, more than its size allows.")
+
+    def _read_finer(self, frame: bytes) -> FrameReader:
+        """Open another layer: of CO3's own code, and of nothing but what can be finer."""
+        if self._body is None:
+            finer = FrameReader(frame, like=self._header.fine)
+            if finer.tensors and not finer.exact and finer.body is None:
+                return finer
+        raise FrameError("A layer of the frame is none: it must be of levels, and of tensors of the first one.")
 
     def _read_models(self, reader: Reader, flags: int) -> None:
         header = self._header
@@ -679,17 +747,35 @@ class FrameReader:
                 else:
                     out += vectors[name] * vectors[name].dtype.type(weight)
             return
-        if self._levels is None:
-            self._levels = self._decode()
-        values, parts = self._values(outs, weight), []
+        levels, values, parts = self._decode_levels(), self._values(outs, weight), []
         for name, out in outs.items():
             if name not in values:
                 points = self._points.get(name, self._header.format.magnitudes)
                 new = values_of(points, self._scales[name], self.tensors[name].dtype)
                 values[name] = new if weight is None else new * new.dtype.type(weight)
             group, first = self._header.places[name]
-            parts.append(Part(self._levels[group], first, values[name], out))
+            parts.append(Part(levels[group], first, values[name], out))
         write_levels(parts, add=weight is not None)
+        for layer in self._finer:
+            fine = {name: out for name, out in outs.items() if name in layer.tensors}
+            with np.errstate(over="ignore"):
+                layer._write(fine, 1.0 if weight is None else weight)
+            for name, out in fine.items():
+                limit = largest_number(self.tensors[name].dtype)
+                if weight is None and self._reach(name) + layer._reach(name) > limit / MAX_LAYERS:
+                    np.clip(out, -limit, limit, out=out)
+
+    def _reach(self, name: str) -> float:
+        """A number that no value of a tensor exceeds."""
+        return 2 * float(self._header.format.magnitudes[-1]) / self._scales[name]  # a centroid may lie beyond its level
+
+    def _decode_levels(self) -> list[Levels]:
+        """Decode the levels of all layers, and keep them; return those of the first."""
+        if self._levels is None:
+            self._levels = self._decode()
+        for layer in self._finer:
+            layer._decode_levels()
+        return self._levels
 
     def verify(self) -> None:
         """Decode all levels, and raise FrameError unless that works."""
@@ -700,12 +786,14 @@ class FrameReader:
                 raise FrameError(f"Tensor {name!r} is boolean and holds a byte that is neither 0 nor 1.")
         if self._body is not None:
             self._decoded(self._body)
-        elif self._levels is None and self._header.lossy:
-            self._levels = self._decode()
+        elif self._header.lossy:
+            self._decode_levels()
 
     def close(self) -> None:
         """Drop the decoded levels; `read` makes them anew."""
         self._levels = self._vectors = None
+        for layer in self._finer:
+            layer.close()
 
     def _read_exact(self, name: str) -> Array:
         dtype = numpy_dtype(self.tensors[name].dtype).newbyteorder("<")
@@ -760,16 +848,7 @@ def narrowed(vector: Floats, dtype: str) -> Array:
 
 def _open(frame: bytes) -> tuple[int, Reader]:
     """Check a frame's ends, and return its flags and what lies between."""
-    if bytes(frame[:3]) != MAGIC:
-        raise FrameError(f"This is no CO3 frame: it begins with {bytes(frame[:3])!r} instead of {MAGIC!r}.")
-    if len(frame) < len(MAGIC) + 6:
-        raise FrameError(f"The frame is cut: {len(frame)} bytes are too few for any frame.")
-    if not 1 <= frame[3] <= VERSION:
-        raise FrameError(
-            f"The frame has version {frame[3]}, and this flwr-co3 reads versions 1 to {VERSION}: update the older side."
-        )
-    if zlib.crc32(memoryview(frame)[:-_CHECKSUM_BYTES]) != int.from_bytes(frame[-_CHECKSUM_BYTES:], "little"):
-        raise FrameError("The frame is damaged: its checksum does not match its bytes.")
+    _check_ends(frame)
     flags = frame[4]
     if flags & ~_FLAGS[frame[3] - 1]:
         raise FrameError(f"The frame has flags {flags:#04x}, some of which this version doesn't know.")
@@ -777,6 +856,19 @@ def _open(frame: bytes) -> tuple[int, Reader]:
     if flags & _KNOWN_TABLE:
         flags |= reader.u8() << 8
     return flags, reader
+
+
+def _check_ends(frame: bytes) -> None:
+    if bytes(frame[:3]) != MAGIC:
+        raise FrameError(f"This is no CO3 frame: it begins with {bytes(frame[:3])!r} instead of {MAGIC!r}.")
+    if len(frame) < len(MAGIC) + 6:
+        raise FrameError(f"The frame is cut: {len(frame)} bytes are too few for any frame.")
+    if not 1 <= frame[3] <= LAYERED:
+        raise FrameError(
+            f"The frame has version {frame[3]}, and this flwr-co3 reads versions 1 to {LAYERED}: update the older side."
+        )
+    if zlib.crc32(memoryview(frame)[:-_CHECKSUM_BYTES]) != int.from_bytes(frame[-_CHECKSUM_BYTES:], "little"):
+        raise FrameError("The frame is damaged: its checksum does not match its bytes.")
 
 
 def _header_of(table: memoryview, inflated: int | None, coder: str) -> Header:

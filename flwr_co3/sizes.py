@@ -22,11 +22,12 @@ _LIST_BITS, _TABLE_BITS = 24, 110
 # One group for all is worth considering where tables may take more of the budget than this.
 _TABLE_SHARE = 0.02
 _FREQUENT = 0.45
+_LEAST_SHARE = 0.5  # that levels may take of what independent ones would, as far as the layer before tells
 _LEAST_SCALE = -1070.0  # octaves; float64 ends at -1074
 _OCTAVES = 60  # below the largest scale nothing is left of anything
 
 
-def suited(update: Update, formats: Sequence[tuple[FloatFormat, float]], bits: float) -> Sizes:
+def suited(update: Update, formats: Sequence[tuple[FloatFormat, float]], bits: float, saved: float = 0.0) -> Sizes:
     """Choose how to spend so many bits on levels.
 
     Parameters
@@ -38,6 +39,8 @@ def suited(update: Update, formats: Sequence[tuple[FloatFormat, float]], bits: f
         does as well as the finer ones.
     bits : float
         What there is to spend.
+    saved : float (default: 0.0)
+        As for `Sizes`.
 
     Returns
     -------
@@ -48,13 +51,13 @@ def suited(update: Update, formats: Sequence[tuple[FloatFormat, float]], bits: f
     if not update.header.groups:
         return Sizes(update)
     for fmt, reach in formats:
-        sizes = Sizes(update.in_format(fmt))
+        sizes = Sizes(update.in_format(fmt), saved)
         if bits <= reach * sizes.bits(sizes.largest):
             break
     header = sizes.update.header
     if not header.known or sizes.update.weighted or _TABLE_BITS * len(header.groups) <= _TABLE_SHARE * bits:
         return sizes
-    joined = Sizes(sizes.update.joined())
+    joined = Sizes(sizes.update.joined(), saved)
     saved = 8 * (len(header.groups) - 1)  # a group of zeros takes a byte
     return joined if joined.scale_for(bits + saved) > sizes.scale_for(bits) else sizes
 
@@ -66,10 +69,14 @@ class Sizes:
     ----------
     update : Update
         An update whose magnitudes were counted.
+    saved : float (default: 0.0)
+        Bits that the layer before took less than independent levels would: units that are never active are not so here
+        either.
     """
 
-    def __init__(self, update: Update) -> None:
+    def __init__(self, update: Update, saved: float = 0.0) -> None:
         self.update = update
+        self._saved = saved
         self._known: dict[float, float] = {}  # bits by scale: searches begin alike
         self._octave: float | None = None  # where the last one ended
 
@@ -85,7 +92,8 @@ class Sizes:
         if common not in self._known:
             with np.errstate(over="ignore"):
                 wanted = common * self.update.group_factors
-            self._known[common] = self._bits(np.minimum(self.update.caps, wanted))
+            told = self._bits(np.minimum(self.update.caps, wanted))
+            self._known[common] = max(told - self._saved, _LEAST_SHARE * told)
         return self._known[common]
 
     def _bits(self, scales: Floats) -> float:

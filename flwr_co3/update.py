@@ -29,7 +29,16 @@ from flwr_co3.compress.tables import (
 from flwr_co3.config import BATCH_NORM_STATISTICS, CO3Config
 from flwr_co3.convert import FloatFormat, Quantizer, least_error, optimal_scale
 from flwr_co3.correct import ErrorMemory
-from flwr_co3.frame import DTYPES, LOSSY_DTYPES, MAX_TENSORS, ExactSection, Header, TensorSpec, dtype_name
+from flwr_co3.frame import (
+    DTYPES,
+    LOSSY_DTYPES,
+    MAX_TENSORS,
+    ExactSection,
+    Header,
+    TensorSpec,
+    dtype_name,
+    short_scale,
+)
 from flwr_co3.gennorm import SHAPE_RANGE, GenNorm
 from flwr_co3.magnitudes import MagnitudeCounts
 from flwr_co3.moments import BINS, Measured, Source, contiguous, measure
@@ -38,6 +47,8 @@ Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 
 _DTYPES = frozenset(DTYPES)
+_ROUNDING = 1e-6  # of means of float32
+_REACH = 0.97  # scales that are sent in 16 bits are up to a 64th larger
 
 
 def is_exact(name: str, spec: TensorSpec, config: CO3Config) -> bool:
@@ -215,6 +226,19 @@ class Update:
                 alike = lightest & (variance < least_error(fmt) * moments.mean_square)
                 scales = np.where(alike, fmt.magnitudes[1] / mean, scales)
         return np.where(moments.nonzero > 0, decode_positives(encode_positives(scales)), 1.0)
+
+    @property
+    def in_one_level(self) -> bool:
+        """Whether each tensor has no more than one magnitude besides 0: a level at their mean is all of it."""
+        moments = self.moments.without_zeros()
+        return bool(np.all((moments.mean_abs > 1 - _ROUNDING) | (moments.nonzero == 0)))
+
+    @property
+    def reaching_scale(self) -> float:
+        """The largest common scale at which no value lies beyond the format's levels, or a little smaller."""
+        with np.errstate(over="ignore"):
+            peak = float(np.max(self.moments.peak * self.factors, initial=sys.float_info.min))
+            return short_scale(min(_REACH * float(self.header.format.magnitudes[-1]) / peak, sys.float_info.max))
 
     def scales_at(self, common: float) -> Floats:
         """For each tensor that is converted, its scale at a common one, as it can be sent: at most the optimal one."""

@@ -68,10 +68,29 @@ class Cursor:
 def decode(frame: bytes, dictionary: bytes, like: Like | None = None) -> dict[str, npt.NDArray[Any]]:
     if frame == b"\x00":
         return {}
-    assert frame[:3] == b"CO3" and frame[3] in (1, 2, 3, 4)
+    assert frame[:3] == b"CO3" and frame[3] in (1, 2, 3, 4, 5)
     assert zlib.crc32(frame[:-4]) == int.from_bytes(frame[-4:], "little")
-    flags, body = frame[4], Cursor(frame[5:-4])
-    assert frame[3] > 1 or flags < 32
+    if frame[3] < 5:
+        return decode_layer(frame[3:-4], dictionary, like)[0]
+    layers = Cursor(frame[4:-4])
+    count = layers.number(1)
+    assert count in (2, 3)
+    arrays, exact = decode_layer(layers.block().data, dictionary, like)
+    fine = {name for name, array in arrays.items() if name not in exact and array.size and array.itemsize > 2}
+    known = {name: (arrays[name].dtype.name, arrays[name].shape) for name in fine}
+    for _ in range(count - 1):
+        for name, more in decode_layer(layers.block().data, dictionary, known)[0].items():
+            limit = np.finfo(more.dtype).max
+            with np.errstate(over="ignore"):
+                arrays[name] = np.clip(arrays[name] + more, -limit, limit)
+    assert not layers.rest()
+    return arrays
+
+
+def decode_layer(data: bytes, dictionary: bytes, like: Like | None) -> tuple[dict[str, npt.NDArray[Any]], set[str]]:
+    """What lies between magic and checksum: the arrays, and which of them are exact."""
+    version, flags, body = data[0], data[1], Cursor(data[2:])
+    assert version in (1, 2, 3, 4) and (version > 1 or flags < 32)
     if flags & KNOWN_TABLE:
         assert like is not None
         flags += body.number(1) << 8
@@ -91,10 +110,10 @@ def decode(frame: bytes, dictionary: bytes, like: Like | None = None) -> dict[st
     zero = len(magnitudes) - 1
 
     models = body.block()
-    scales = read_scales(models, flags, frame[3] > 3, [name for group in groups for name in group])
+    scales = read_scales(models, flags, version > 3, [name for group in groups for name in group])
     plans, points = [], []
     for group in groups:
-        shape = shapes[group[0]] if frame[3] > 1 and len(group) == 1 else ()
+        shape = shapes[group[0]] if version > 1 and len(group) == 1 else ()
         plans.append(read_model(models, sum(entries[n] for n in group), magnitudes, bool(flags & HUFFMAN), shape))
         coded_points = flags & CENTROIDS and plans[-1][0] != "zero"
         points.append(read_points(models, magnitudes) if coded_points else magnitudes)
@@ -123,7 +142,7 @@ def decode(frame: bytes, dictionary: bytes, like: Like | None = None) -> dict[st
             values = [max(-limit, min(limit, levels_of[name][s] / scales[name])) for s in by_name.get(name, [])]
             arrays[name] = np.array(values, np.float64).astype(dtype)
         arrays[name] = arrays[name].reshape(shapes[name])
-    return arrays
+    return arrays, exact
 
 
 def read_reference(body: Cursor, flags: int, like: Like) -> Cursor:

@@ -119,6 +119,11 @@ def kinds() -> dict[str, Kind]:
             CO3Config(format="uniform", reconstruction="centroid", scale=0.5),
         ),
         "classes": Kind({"w": uneven((60, 20, 3, 3)), "b": uneven((300, 40))}, CO3Config(scale=1.0, contexts=True)),
+        "layers": Kind(
+            {"w": gennorm(1.0, 1500).astype("f4"), "half": gennorm(1.0, 40).astype("f2"), "n": np.arange(9)},
+            CO3Config(rate=RateLimit(bits_per_parameter=9.0)),
+        ),
+        "three layers": Kind({"v": gennorm(0.8, 300, 1e-3)}, CO3Config(rate=RateLimit(bits_per_parameter=20.0))),
         "no tensors": Kind({}, CO3Config()),
         "empty update": Kind(small_network(4), CO3Config(), max_bytes=20),
     }

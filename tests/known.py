@@ -52,6 +52,10 @@ def known_kinds() -> dict[str, Known]:
         "a finer format": Known(
             {"w": gennorm(1.0, 3000).astype("f4")}, CO3Config(rate=RateLimit(bits_per_parameter=3))
         ),
+        "layers": Known(
+            {"w": gennorm(1.0, 1500).astype("f4"), "v": gennorm(0.7, 90)},
+            CO3Config(rate=RateLimit(bits_per_parameter=9)),
+        ),
         "another format": Known(lossy, CO3Config(format=FloatFormat(exponent=3, mantissa=1, bias=3))),
         "listed": Known({"few": outliers(2000, 5)}, CO3Config(scale=1.0)),
         "all exact": Known(exact_tensors()),

@@ -8,7 +8,7 @@ import pytest
 from flwr_co3.codec import Codec
 from flwr_co3.config import CO3Config
 from flwr_co3.errors import FrameError
-from flwr_co3.frame import _DICTIONARY, EMPTY, FrameReader, TensorSpec
+from flwr_co3.frame import _DICTIONARY, EMPTY, FrameReader, TensorSpec, layers_of
 from flwr_co3.rate import RateLimit
 from tests import frame_by_the_book
 from tests.damages import corrected, damage
@@ -23,7 +23,8 @@ each_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 @each_kind
 def test_with_the_table_a_frame_decodes_in_the_receivers_order(kind: Known) -> None:
     encoded = Codec(kind.config, seed=0).compress(kind.update, max_bytes=kind.max_bytes, known=True)
-    assert encoded.frame[3] in (2, 3, 4) and encoded.frame[4] & 32
+    for layer in layers_of(encoded.frame):
+        assert layer[3] in (2, 3, 4) and layer[4] & 32
     assert len(encoded.frame) <= (kind.max_bytes or len(encoded.frame))
     assert_same_update(Codec().decode(encoded.frame, like=like(kind.update)), encoded.sent)
     backwards = dict(reversed(like(kind.update).items()))
@@ -49,9 +50,9 @@ def test_a_decoder_written_from_the_document_reads_it(kind: Known) -> None:
 def test_these_frames_show_every_flag() -> None:
     flags, formats = 0, set()
     for kind in KINDS.values():
-        frame = kind.frame()
-        flags |= frame[4] | (frame[5] & 7) << 8
-        formats.add(frame[5] >> 3)
+        for layer in layers_of(kind.frame()):
+            flags |= layer[4] | (layer[5] & 7) << 8
+            formats.add(layer[5] >> 3)
     assert flags & ~2 == 1 | 4 | 8 | 16 | 32 | 256 | 512 | 1024
     assert formats >= {0, 1, 8}
 

@@ -50,7 +50,7 @@ ROOMS = {"convert", "compress", "correct"}
 LOWEST = {"_kernels", "arithmetic", "crossing", "errors", "gennorm", "kernels", "magnitudes", "moments", "wire"}
 LAYERS = [
     *(LOWEST, ROOMS, {"schemes"}, {"config", "frame", "rate", "schedules", "update"}),
-    *({"sizes"}, {"budget", "by_scheme"}, {"codec"}),
+    *({"sizes"}, {"budget", "by_scheme", "encoded"}, {"codec"}),
 ]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flwr_co3 import Codec, ErrorMemory
-from flwr_co3.codec import Encoded
+from flwr_co3.encoded import Encoded
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 

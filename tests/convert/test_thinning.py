@@ -77,6 +77,41 @@ def test_the_smallest_of_the_levels_between_are_left_out(
         assert out.squares[t] == pytest.approx(float(np.sum((values - decoded) ** 2)) / units[t] ** 2, rel=1e-4)
 
 
+@settings(deadline=None, max_examples=40)
+@given(
+    seed=st.integers(0, 99),
+    share=st.floats(0, 1),
+    finer=st.floats(0.5, 4),
+    kind=st.sampled_from(["plain", "rd", "float16"]),
+)
+def test_some_entries_have_their_levels_at_another_scale_and_all_others_level_0(
+    seed: int, share: float, finer: float, kind: str
+) -> None:
+    tensors = sources(seed, kind if kind == "float16" else "")
+    scales, units = np.array([1.0, 0.5, 1.5]), np.array([3.0, 2.0, 4.0])
+    fine = convert(FP4, tensors, DECAY, scales, units)
+    thinning = Thinning(FP4, tensors, DECAY, scales, units, fine, None)
+    kept = np.random.default_rng(seed).random(len(thinning)) < share
+    others = scales * finer
+    cells = cells_of(tensors, others) if kind == "rd" else None
+    out = thinning.at(others, kept, cells)
+
+    places = np.flatnonzero(thinning.keeping(kept).symbols != FP4.zero)
+    assert places.size == np.count_nonzero(kept)
+    expected = np.full(fine.symbols.size, FP4.zero, np.uint8)
+    expected[places] = convert(FP4, tensors, DECAY, others, units, cells=cells).symbols[places]
+    np.testing.assert_array_equal(out.symbols, expected)
+    points = FP4.magnitudes if cells is None else cells.points
+    for t, source in enumerate(tensors):
+        values = source.block(DECAY, 0, source.update.size).astype(np.float64)
+        symbols = expected[fine.starts[t] :][: values.size].astype(int) - FP4.zero
+        np.testing.assert_array_equal(out.counts[t], np.bincount(symbols + FP4.zero, minlength=2 * FP4.zero + 1))
+        decoded = np.sign(symbols) * np.broadcast_to(points, (3, FP4.zero + 1))[t][np.abs(symbols)] / others[t]
+        if kind == "float16":
+            decoded = decoded.astype(np.float16).astype(np.float64)
+        assert out.squares[t] == pytest.approx(float(np.sum((values - decoded) ** 2)) / units[t] ** 2, rel=1e-4)
+
+
 def test_nothing_between_changes_nothing() -> None:
     tensors = sources(3)
     scales, units = np.ones(3), np.ones(3)
