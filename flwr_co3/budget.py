@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -216,17 +217,25 @@ def _thinned(room: float, fixed: int, fits: E | None, larger: E | None, thin: Th
     """The best of what fits and of those with a share of the levels that a larger one has more."""
     if larger is None or (fits is not None and fits.likely_size >= _GOOD * room):
         return fits
-    thinned = thin(larger, None if room <= _TINY else fits)
-    found = _searched(room, fixed if fits is None else fits.likely_size, larger.likely_size, thinned)
-    if found is None and fits is not None:  # at the finer scale, even what both have may be too large
-        fewer = thin(larger, None)
-        if len(fewer) > len(thinned):
-            found = _searched(room, fixed, larger.likely_size, fewer)
+    found, levels = None, 0
+    if fits is not None:
+        thinned = thin(larger, fits)
+        found, levels = _searched(room, fits.likely_size, larger.likely_size, thinned), len(thinned)
+    # At the finer scale, even what both have may be too large.
+    if found is None or (room <= _TINY and found.likely_size < _POOR * room):
+        thinned = thin(larger, None)
+        if len(thinned) > levels:
+            fewer = _searched(room, fixed, larger.likely_size, thinned, _FINER)
+            if found is None or (fewer is not None and fewer.likely_size > found.likely_size):
+                found = fewer
     return found if found is not None and (fits is None or found.error < fits.error) else fits
 
 
-def _searched(room: float, least: int, most: int, thinned: _Thinned[E]) -> E | None:
-    """One that fits, with as many levels as a few attempts find, between sizes of none and of all of them."""
+def _searched(room: float, least: int, most: int, thinned: _Thinned[E], steps: tuple[float, ...] = ()) -> E | None:
+    """One that fits, with as many levels as a few attempts find, between sizes of none and of all of them.
+
+    In the fewest bytes, also one with another of the steps, where none but these may be left.
+    """
     places, found = np.arange(len(thinned)), None
     low, high = (-1, float(least)), (len(thinned), float(most))
     way = 1 - _LEFT_OUT * (high[1] - room + _LEFT * room) / max(high[1] - low[1], 1)
@@ -244,10 +253,10 @@ def _searched(room: float, least: int, most: int, thinned: _Thinned[E]) -> E | N
         way = min(max((_AIMS[0] * room - low[1]) / max(high[1] - low[1], 1), _WITHIN[0]), _WITHIN[1])
     if found is None or room > _TINY:
         return found
-    return _filled(room, found, low[0], high[0], thinned)
+    return _filled(room, found, low[0], high[0], thinned, steps)
 
 
-def _filled(room: float, found: E, count: int, too_many: int, thinned: _Thinned[E]) -> E:
+def _filled(room: float, found: E, count: int, too_many: int, thinned: _Thinned[E], steps: tuple[float, ...]) -> E:
     """One that keeps so many levels, and those of the next ones that fit beside them, or has a finer step."""
     kept = np.arange(len(thinned)) < count
     for place in range(count, min(count + _TRIED, kept.size)):
@@ -261,10 +270,11 @@ def _filled(room: float, found: E, count: int, too_many: int, thinned: _Thinned[
             found = candidate
         else:
             kept[place] = False
-    for finer in _FINER:
+    fewer = np.arange(kept.size) < count
+    for finer, levels in itertools.product(steps, [kept, fewer] if np.any(kept & ~fewer) else [kept]):
         if found.likely_size >= _POOR * room:
             break
-        candidate = thinned.keeping(kept, finer)
+        candidate = thinned.keeping(levels, finer)
         if found.likely_size < candidate.likely_size <= room:
             found = candidate
     return found

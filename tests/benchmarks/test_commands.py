@@ -201,12 +201,13 @@ def test_server_memory(capsys: pytest.CaptureFixture[str]) -> None:
 def test_budgets(capsys: pytest.CaptureFixture[str]) -> None:
     budgets.main("5000", "0.1,1,6", 2, form=Form.JSON)
 
-    unused, poor, conversions, coded = (only for (only,) in tables(capsys))
-    assert [table.pop("model") for table in (unused, poor, conversions, coded)] == 4 * ["5,000 drawn (2)"]
-    assert list(unused) == list(poor) == list(conversions) == list(coded) == ["0.1 bit", "1 bit", "6 bit"]
-    for rate, worst in unused.items():
-        assert isinstance(worst, float) and 0 <= worst < 20
-        assert (poor[rate] == 0) is (worst <= 3) and conversions[rate] in (1, 2, 3) and coded[rate] in range(1, 7)
+    for model, rows in zip(("5,000 drawn (2)", "5,000 drawn, one tensor (2)"), zip(*tables(capsys)), strict=True):
+        unused, poor, conversions, coded = rows
+        assert [table.pop("model") for table in rows] == 4 * [model]
+        assert list(unused) == list(poor) == list(conversions) == list(coded) == ["0.1 bit", "1 bit", "6 bit"]
+        for rate, worst in unused.items():
+            assert isinstance(worst, float) and 0 <= worst < 20
+            assert (poor[rate] == 0) is (worst <= 3) and conversions[rate] in (1, 2, 3) and coded[rate] in (1, 2, 3)
 
 
 def test_budgets_of_what_a_training_sends(capsys: pytest.CaptureFixture[str]) -> None:
