@@ -28,10 +28,10 @@ Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 
 
-# Another layer follows where one leaves so much of a budget, and so many bytes, and lost more than float32 does. Where
-# a budget is so many times what the finest format takes at its optimal scales, the first layer has even levels instead,
-# which reach all values.
-_LEFT, _ROOM, _ROUNDING = 0.01, 64, 1e-14
+# Another layer follows where one leaves so much of a budget, at its optimal scales or at others, and so many bytes, and
+# lost more than float32 does. Where a budget is so many times what the finest format takes at its optimal scales, the
+# first layer has even levels instead, which reach all values.
+_LEFT_AT_BEST, _LEFT, _ROOM, _ROUNDING = 0.01, 0.03, 64, 1e-14
 _BEYOND, _EVEN = 1.05, FloatFormat("uniform")
 
 
@@ -309,7 +309,7 @@ class Codec:
         scales, converted, cells = best.scales, best.converted, _of_tensors(best.cells, update)
         del best  # what it planned makes room for the memory
         encoded = Encoded(b"".join(parts), update, losses)
-        finer = taken < conversions and self._can_be_finer(encoded, budget)
+        finer = taken < conversions and self._can_be_finer(encoded, scales, budget)
         if keeps or finer:
             kept = places(update)
             keep(update.header.format, update.sources, update.decay, scales, converted, kept, cells=cells)
@@ -328,10 +328,13 @@ class Codec:
         """Whether the formats are ours to choose, and steps need not be alike."""
         return len(self.config.formats) > 1 and self._steady is None
 
-    def _can_be_finer(self, encoded: Encoded, budget: int) -> bool:
+    def _can_be_finer(self, encoded: Encoded, scales: Floats, budget: int) -> bool:
         """Whether a budget allows more than was said."""
-        has_room = room_beside(encoded.frame, budget) > max(_LEFT * budget, _ROOM)
-        return has_room and self._may_have_layers and bool(encoded.update.header.fine) and encoded.nmse > _ROUNDING
+        room, update = room_beside(encoded.frame, budget), encoded.update
+        if not self._may_have_layers or room <= max(_LEFT_AT_BEST * budget, _ROOM):
+            return False
+        at_best = np.array_equal(scales, update.optimal_scales)
+        return (at_best or room > _LEFT * budget) and bool(update.header.fine) and encoded.nmse > _ROUNDING
 
     def _largest(self, budget: int, update: Update, conversions: int, saved: float) -> _Found:
         """Find what loses least within a budget, in so many conversions; or, if they allow more layers, the first."""

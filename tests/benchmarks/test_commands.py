@@ -201,7 +201,9 @@ def test_server_memory(capsys: pytest.CaptureFixture[str]) -> None:
 def test_budgets(capsys: pytest.CaptureFixture[str]) -> None:
     budgets.main("5000", "0.1,1,6", 2, form=Form.JSON)
 
-    for model, rows in zip(("5,000 drawn (2)", "5,000 drawn, one tensor (2)"), zip(*tables(capsys)), strict=True):
+    for model, rows in zip(
+        ("5,000 drawn (2)", "5,000 drawn, one tensor (2)"), zip(*tables(capsys), strict=True), strict=True
+    ):
         unused, poor, conversions, coded = rows
         assert [table.pop("model") for table in rows] == 4 * [model]
         assert list(unused) == list(poor) == list(conversions) == list(coded) == ["0.1 bit", "1 bit", "6 bit"]

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -10,12 +11,15 @@ import pytest
 from benchmarks.experiments.__main__ import SCHEMES, register
 from benchmarks.experiments.clipping import clipping
 from benchmarks.experiments.dependent import Dependent
+from benchmarks.experiments.known import by_magnitude, length, measured
+from benchmarks.experiments.larger import larger
 from benchmarks.experiments.saturating import Saturating
 from benchmarks.trellis import quantize
 from flwr_co3 import CO3Config, Codec, ErrorMemory, RateLimit
 from flwr_co3.conformance import CHECKS
 from flwr_co3.schemes import Scheme, scheme_class, scheme_names
 from flwr_co3.schemes.levels import ideal_bits
+from simulations.presets import PRESETS
 
 
 @pytest.fixture(autouse=True)
@@ -74,3 +78,42 @@ def test_memories_are_clipped_to_the_update(limit: float) -> None:
         norm, whole = (float(np.linalg.norm(memory.state["w"])) for memory in (clipped, free))
         allowed = limit * float(np.linalg.norm(update["w"]))
         assert norm == pytest.approx(min(whole, allowed) if not seed or limit > 10 else allowed, rel=1e-5)
+
+
+@pytest.mark.parametrize("bits", [0.05, 0.3])
+def test_larger_levels_alone_are_sent_with_a_finer_step(bits: float) -> None:
+    values = np.random.default_rng(0).laplace(size=(300, 300)).astype(np.float32)
+    rate = RateLimit(bits_per_parameter=bits)
+    usual = Codec(CO3Config(rate=rate)).compress({"w": values})
+    with larger(1.8):
+        fewer = Codec(CO3Config(rate=rate)).compress({"w": values})
+    assert 0.95 * rate.bytes_for(values.size) <= len(fewer.frame) <= rate.bytes_for(values.size)
+    sent, others = (np.abs(encoded.sent["w"]) for encoded in (fewer, usual))
+    assert np.count_nonzero(sent) < np.count_nonzero(others)
+    step, other = (float(np.min(levels[levels > 0])) for levels in (sent, others))
+    assert np.min(np.abs(values[sent > 0])) / step > 1.1 * np.min(np.abs(values[others > 0])) / other
+    assert fewer.nmse < usual.nmse
+
+
+def test_magnitudes_are_in_classes() -> None:
+    values = np.concatenate([np.zeros(50), np.linspace(-1, 1, 201)[:100]])
+    classes = by_magnitude(values)
+    assert np.bincount(classes).tolist() == [50, 50, 25, 15, 7, 3]
+    assert by_magnitude(np.zeros(9)).tolist() == [0] * 9
+
+
+def test_an_adaptive_code_learns_what_classes_tell() -> None:
+    rng = np.random.default_rng(0)
+    classes = rng.integers(2, size=20_000)
+    marks = rng.random(20_000) < np.where(classes == 1, 0.2, 0.01)
+    entropies = [-p * np.log2(p) - (1 - p) * np.log2(1 - p) for p in (0.2, 0.01)]
+    assert length(marks, classes) == pytest.approx(10_000 * sum(entropies), rel=0.03)
+    assert length(marks, classes) < 0.9 * length(marks, np.zeros(20_000, np.int64))
+    assert length(marks, rng.integers(500, size=20_000)) > length(marks, np.zeros(20_000, np.int64))
+
+
+def test_what_both_ends_know_is_measured_in_a_training() -> None:
+    with patch.dict(PRESETS, {"short": {"rounds": 6}}):
+        rows = measured(0.5, "short", "")
+    assert rows[0]["context"] == "none" and rows[0]["of the bits"] == 1
+    assert all(0.5 < float(row["of the bits"] or 0) < 1.5 and float(row["bits a level"] or 0) > 0 for row in rows)

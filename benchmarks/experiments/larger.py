@@ -1,0 +1,39 @@
+"""`python -m simulations`, where budgets keep only the largest levels of what takes so many times too much.
+
+The factor is the first argument. So the least that is sent lies at a larger share of the step: a wider dead zone.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from flwr_co3 import budget
+
+
+@contextmanager
+def larger(factor: float) -> Iterator[None]:
+    """Let each budget's second conversion aim at so many times the budget, and thin that, whatever fits."""
+    coded = budget._coded
+
+    def thinned(limit: int, fixed: int, fits: Any, larger: Any, thin: Any) -> Any:
+        found = None if larger is None else coded(limit, fixed, None, larger, thin)
+        return coded(limit, fixed, fits, None, thin) if found is None else found
+
+    first_fits, never_good, all_sizes = (0.9, *budget._AIMS[1:]), 1.01, 1 << 40
+    aims: dict[str, Any] = {"_AIMS": first_fits, "_GOOD": never_good, "_WELL_ABOVE": factor, "_ENOUGH": 2 * factor}
+    with patch.multiple(budget, _coded=thinned, _TINY=all_sizes, _SMALL=all_sizes, **aims):
+        yield
+
+
+def main() -> None:
+    """Run the simulations' command line; with its inline engine and one process, since others are not patched."""
+    from simulations.cli import main as simulate
+
+    with larger(float(sys.argv.pop(1))):
+        simulate()
+
+
+if __name__ == "__main__":
+    main()
