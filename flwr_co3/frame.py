@@ -292,7 +292,7 @@ class ExactSection(NamedTuple):
     def of(cls, tensors: Iterable[Array]) -> ExactSection:
         """Write tensors, in the order of the header."""
         raw = b"".join(_little_endian(tensor) for tensor in tensors)
-        smaller = zlib.compress(raw, 6)
+        smaller = zlib.compress(raw, 6) if raw else raw  # even for nothing, zlib prepares tables
         return cls(smaller, _EXACT_DEFLATED) if len(smaller) < len(raw) else cls(raw, 0)
 
 

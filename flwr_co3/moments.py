@@ -75,14 +75,10 @@ def segments(sizes: Sequence[int], which: Sequence[int]) -> Segments:
 
 @lru_cache(maxsize=8)
 def _segments(sizes: tuple[int, ...], which: tuple[int, ...], length: int) -> Segments:
-    tensor = np.array(which, np.int64)
-    size = np.array(sizes, np.int64)[tensor]
-    pieces = -(-size // length)
-    before = np.repeat(np.cumsum(pieces) - pieces, pieces)
-    start = length * (np.arange(before.size) - before)
-    runs = np.stack([np.repeat(tensor, pieces), start, np.minimum(start + length, np.repeat(size, pieces))], axis=1)
-    first = np.flatnonzero(np.diff(runs[:, 0], prepend=-1))
-    found = Segments(runs, first, runs[first, 0])
+    runs = [(t, start, min(start + length, sizes[t])) for t in which for start in range(0, sizes[t], length)]
+    first = [k for k, (_, start, _) in enumerate(runs) if not start]
+    tensors = [runs[k][0] for k in first]
+    found = Segments(np.array(runs, np.int64).reshape(-1, 3), np.array(first, np.int64), np.array(tensors, np.int64))
     for part in found:
         part.setflags(write=False)
     return found
