@@ -31,7 +31,7 @@ from flwr_co3._replies import DecodedArray
 from flwr_co3.client import CO3Mod
 from flwr_co3.codec import Codec
 from flwr_co3.config import CO3Config
-from flwr_co3.frame import FrameReader
+from flwr_co3.frame import LAYERED, FrameReader
 from flwr_co3.rate import RateLimit
 from flwr_co3.server import CO3Strategy
 from tests.flower.helpers import (
@@ -820,3 +820,20 @@ def test_a_strategy_of_the_older_api_is_refused() -> None:
 def test_a_config_of_another_type_is_refused() -> None:
     with pytest.raises(ValueError, match=r"must be a CO3Config, not \{\}"):
         CO3Strategy(FedAvg(), {})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("strategy", [FedAvg, FedMedian])
+def test_updates_in_layers_are_aggregated_like_others(model: Tensors, strategy: type[FedAvg]) -> None:
+    """Both ways: added as they come in, and tensor by tensor."""
+    wide = CO3Config(rate=RateLimit(bits_per_parameter=24))
+    alone: dict[str, Any] = {"min_train_nodes": 1, "min_available_nodes": 1}
+    grid = LocalGrid({node: client(node) for node in (1, 2, 3)})
+    result = run(CO3Strategy(strategy(fraction_evaluate=0.0, **alone), wide), grid, model)
+    frames = [frame_of(reply) for reply in grid.replies]
+    assert all(frame[3] == LAYERED and len(frame) <= 3 * sum(t.size for t in model.values()) for frame in frames)
+    plain = run(
+        strategy(fraction_evaluate=0.0, **alone), LocalGrid({node: uncompressed(node) for node in (1, 2, 3)}), model
+    )
+    for name, array in arrays(result.arrays).items():
+        tolerance = 0 if name.startswith("bn") else 2e-5
+        np.testing.assert_allclose(array, arrays(plain.arrays)[name], rtol=0, atol=tolerance, err_msg=name)
