@@ -21,7 +21,7 @@ from flwr_co3.encoded import Encoded, Losses, units_of, weighted
 from flwr_co3.frame import EMPTY, Draft, FrameReader, TensorSpec, draft, room_beside, short_scale
 from flwr_co3.moments import BLOCK
 from flwr_co3.schemes.scheme import SERVER, Scheme
-from flwr_co3.sizes import Sizes, suited
+from flwr_co3.sizes import Sizes, saved_share, suited
 from flwr_co3.update import Update, is_exact
 
 Array = npt.NDArray[Any]
@@ -30,9 +30,10 @@ Floats = npt.NDArray[np.float64]
 
 # Another layer follows where one leaves so much of a budget, at its optimal scales or at others, and so many bytes, and
 # lost more than float32 does. Where a budget is so many times what the finest format takes at its optimal scales, the
-# first layer has even levels instead, which reach all values.
+# layer has even levels instead, which reach all values, if another one may follow: a second one sooner than the first,
+# since its bits are told less well, and nothing follows the third.
 _LEFT_AT_BEST, _LEFT, _ROOM, _ROUNDING = 0.01, 0.03, 64, 1e-14
-_BEYOND, _EVEN = 1.05, FloatFormat("uniform")
+_BEYOND, _BEYOND_LATER, _EVEN = 1.05, 0.9, FloatFormat("uniform")
 
 
 @dataclass(frozen=True, eq=False)
@@ -305,16 +306,17 @@ class Codec:
                 _keep_all(update, list(left.values()))
             lost = update.moments.mean_square * update.moments.entries
             return Encoded(nothing, update, Losses(lost, np.zeros_like(lost))), left
-        parts, losses = best.parts, best.losses
+        encoded = Encoded(b"".join(best.parts), update, best.losses)
         scales, converted, cells = best.scales, best.converted, _of_tensors(best.cells, update)
         del best  # what it planned makes room for the memory
-        encoded = Encoded(b"".join(parts), update, losses)
         finer = taken < conversions and self._can_be_finer(encoded, scales, budget)
         if keeps or finer:
             kept = places(update)
             keep(update.header.format, update.sources, update.decay, scales, converted, kept, cells=cells)
             left = dict(zip(update.header.lossy, kept, strict=True))
-        saved = _entropy(converted, update) - 8 * float(losses.bytes.sum()) if finer else 0.0
+        if finer:
+            counts = np.add.reduceat(converted.counts, [members.start for members in update.header.group_members])
+            saved = saved_share(counts, update, 8 * float(encoded.losses.bytes.sum()))
         del converted  # its symbols make room for the next layer
         if finer:
             rest = Update.of({name: left[name] for name in update.header.fine}, self.config, budget=True, known=True)
@@ -343,7 +345,8 @@ class Codec:
             return _Found(EMPTY, update, None, taken)
         bits = 8 * (budget - len(nothing))
         sizes = suited(update, self.config.formats, bits, saved)
-        if self._may_have_layers and conversions > 1 and _is_beyond(sizes, bits):
+        beyond = _BEYOND if conversions == CONVERSIONS else _BEYOND_LATER
+        if self._may_have_layers and conversions > 1 and _is_beyond(sizes, bits, beyond):
             even, taken = update.in_format(_EVEN), 1
             reaching = self._at(even.scales_at(even.reaching_scale), even)
             if reaching.size <= budget:
@@ -405,10 +408,10 @@ class Codec:
             yield Group(symbols, counts, update.header.format.zero, *fits, grid=Grid.of(shape))
 
 
-def _is_beyond(sizes: Sizes, bits: float) -> bool:
+def _is_beyond(sizes: Sizes, bits: float, beyond: float) -> bool:
     """Whether there are many more bits than an update can use in one layer, and loses something of it there."""
     update = sizes.update
-    return bool(update.header.groups) and bits > _BEYOND * sizes.bits(sizes.largest) and not update.in_one_level
+    return bool(update.header.groups) and bits > beyond * sizes.bits(sizes.largest) and not update.in_one_level
 
 
 def _cells(scales: Floats, update: Update) -> Cells | None:
@@ -439,13 +442,6 @@ def _places(update: Update, memory: ErrorMemory) -> list[Array]:
 def _same_places(left: Mapping[str, Array], update: Update) -> list[Array]:
     """Where they are."""
     return [left[name] for name in update.header.lossy]
-
-
-def _entropy(converted: Converted, update: Update) -> float:
-    """Bits of the levels of all groups if each came independently of the others."""
-    counts = np.add.reduceat(converted.counts, [members.start for members in update.header.group_members])
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    return -float(np.sum(counts * np.log2(share, out=np.zeros_like(share), where=counts > 0)))
 
 
 def _keep_all(update: Update, kept: Sequence[Array]) -> None:

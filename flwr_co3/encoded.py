@@ -76,7 +76,8 @@ class Encoded:
         """Return the same in more layers: those of what this one lost."""
         if more.nmse >= 1:
             return self
-        rows = [self.update.header.lossy.index(name) for name in more.update.header.lossy]
+        places = {name: row for row, name in enumerate(self.update.header.lossy)}
+        rows = [places[name] for name in more.update.header.lossy]
         squares, sizes = self.losses.squares.copy(), self.losses.bytes.copy()
         squares[rows] = more.losses.squares * (units_of(more.update) / units_of(self.update)[rows]) ** 2
         sizes[rows] += more.losses.bytes

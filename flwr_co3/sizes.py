@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,6 @@ _LIST_BITS, _TABLE_BITS = 24, 110
 # One group for all is worth considering where tables may take more of the budget than this.
 _TABLE_SHARE = 0.02
 _FREQUENT = 0.45
-_LEAST_SHARE = 0.5  # that levels may take of what independent ones would, as far as the layer before tells
 _LEAST_SCALE = -1070.0  # octaves; float64 ends at -1074
 _OCTAVES = 60  # below the largest scale nothing is left of anything
 
@@ -62,6 +62,30 @@ def suited(update: Update, formats: Sequence[tuple[FloatFormat, float]], bits: f
     return joined if joined.scale_for(bits + saved) > sizes.scale_for(bits) else sizes
 
 
+def saved_share(counts: npt.NDArray[np.int64], update: Update, bits: float) -> float:
+    """Which share of what exact zeros would cost if they came independently of each other a layer did not take.
+
+    `counts` are those of each level in each group, with signs, and `bits` what the layer took.
+    """
+    independent = float(np.sum(_entropies(counts)))
+    alone = float(np.sum(_entropies(_without(counts, update.exact_zeros, update.header.format.zero))))
+    return min(max((independent - bits) / max(independent - alone, 1.0), 0.0), 1.0)
+
+
+def _without(counts: npt.NDArray[Any], zeros: npt.NDArray[Any], level: int) -> Floats:
+    """Counts without so many of level 0, which is at this place."""
+    others = counts.astype(np.float64)
+    others[:, level] = np.maximum(others[:, level] - zeros, 0)
+    return others
+
+
+def _entropies(counts: npt.NDArray[Any]) -> Floats:
+    """Bits of the levels of each group if each came independently of the others."""
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    bits: Floats = -np.sum(counts * np.log2(share, out=np.zeros_like(share), where=counts > 0), axis=1)
+    return bits
+
+
 class Sizes:
     """What the levels of an update take at any scale.
 
@@ -70,8 +94,8 @@ class Sizes:
     update : Update
         An update whose magnitudes were counted.
     saved : float (default: 0.0)
-        Bits that the layer before took less than independent levels would: units that are never active are not so here
-        either.
+        Share of what exact zeros would cost if they came independently of each other that the layer before did not
+        take: those of units that are never active stand together here too. See `saved_share`.
     """
 
     def __init__(self, update: Update, saved: float = 0.0) -> None:
@@ -92,8 +116,7 @@ class Sizes:
         if common not in self._known:
             with np.errstate(over="ignore"):
                 wanted = common * self.update.group_factors
-            told = self._bits(np.minimum(self.update.caps, wanted))
-            self._known[common] = max(told - self._saved, _LEAST_SHARE * told)
+            self._known[common] = self._bits(np.minimum(self.update.caps, wanted))
         return self._known[common]
 
     def _bits(self, scales: Floats) -> float:
@@ -104,6 +127,8 @@ class Sizes:
         nonzero = total - counts[:, 0]
         # A level that isn't 0 has a sign, which costs one bit.
         bits = nonzero - np.sum(counts * np.log2(share), axis=1)
+        if self._saved:
+            bits -= self._saved * (bits - nonzero - _entropies(_without(counts, self.update.exact_zeros, 0)))
         if self.update.header.coder == "huffman":  # each level takes whole bits
             # Huffman codes level 0 in a bit once it is frequent, and all others with a bit that says so.
             zeros = counts[:, 0]

@@ -228,6 +228,12 @@ class Update:
         return np.where(moments.nonzero > 0, decode_positives(encode_positives(scales)), 1.0)
 
     @property
+    def exact_zeros(self) -> Floats:
+        """For each group, how many of its entries are exactly 0."""
+        zeros, starts = self.moments.entries - self.moments.nonzero, [m.start for m in self.header.group_members]
+        return np.add.reduceat(zeros, starts)
+
+    @property
     def in_one_level(self) -> bool:
         """Whether each tensor has no more than one magnitude besides 0: a level at their mean is all of it."""
         moments = self.moments.without_zeros()

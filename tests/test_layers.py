@@ -13,6 +13,8 @@ from flwr_co3.correct import ErrorMemory
 from flwr_co3.errors import FrameError
 from flwr_co3.frame import EMPTY, LAYERED, FrameReader, TensorSpec, layered, layers_of, room_beside
 from flwr_co3.rate import RateLimit
+from flwr_co3.sizes import Sizes, saved_share
+from flwr_co3.update import Update
 from tests.damages import corrected, damage
 from tests.known import like
 from tests.samples import Array, gennorm, network
@@ -69,6 +71,20 @@ def test_a_budget_of_more_than_255_levels_can_say_is_used(name: str, bits: float
         np.testing.assert_allclose(sent[tensor] + left, values, rtol=0, atol=1e-7 * float(np.abs(values).max()))
     sizes = [tensor.bytes for tensor in encoded.report.tensors.values()]
     assert coder == "huffman" or sum(sizes) == pytest.approx(len(encoded.frame), rel=0.01)
+
+
+@pytest.mark.parametrize("share", [0.4, 0.65, 0.9])
+@pytest.mark.parametrize("seed", range(8))
+def test_networks_of_which_much_is_dead_use_their_budgets(share: float, seed: int) -> None:
+    """Rows of zeros take fewer bits than their levels would one by one: a layer tells the next one how much fewer."""
+    rng = np.random.default_rng(seed)
+    alive = rng.random((200, 1)) < share
+    update = {"w": (gennorm(0.5 + 0.1 * seed, (200, 300), 1e-3, seed) * alive).astype("f4"), "b": gennorm(1, 40, 1e-3)}
+    for bits in (1.5, 2.5, 3.5, 4.0, 5.0, 6.0):
+        with counted_encodings() as encodings:
+            frame = Codec(wide(bits)).compress(update, known=True).frame
+        assert encodings.are_few()
+        assert 0.965 * RateLimit(bits_per_parameter=bits).bytes_for(60_040) <= len(frame)
 
 
 @pytest.mark.parametrize("name", UPDATES)
@@ -292,3 +308,25 @@ def test_nothing_is_added_of_a_frame_whose_second_layer_is_damaged() -> None:
 
 def test_a_budget_below_a_frame_of_zeros_has_no_layer() -> None:
     assert Codec(CO3Config(rate=RateLimit(bytes_per_round=5))).encode(dead()) == EMPTY
+
+
+# -- what one layer tells the next -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("share", [0.3, 0.6])
+def test_zeros_that_stand_together_cost_little(together: bool, share: float) -> None:
+    rng = np.random.default_rng(0)
+    alive = rng.random((200, 1) if together else (200, 300)) < share
+    tensors = {"w": (gennorm(0.8, (200, 300), 1e-3) * alive).astype("f4")}
+    update = Update.of(tensors, CO3Config(), budget=True)
+    assert update.exact_zeros.tolist() == [np.count_nonzero(tensors["w"] == 0)]
+    attempt = Codec()._at(update.optimal_scales, update)
+    saved = saved_share(attempt.converted.counts, update, 8 * float(attempt.losses.bytes.sum()))
+    assert (0.7 < saved <= 1) if together else saved < 0.05
+
+    scales = update.optimal_scales / 2
+    taken = 8 * float(Codec()._at(scales, update).losses.bytes.sum())
+    told, better = (Sizes(update, known).bits(float(scales[0])) for known in (0.0, saved))
+    assert abs(better - taken) <= abs(told - taken)
+    assert better == pytest.approx(taken, rel=0.06)
