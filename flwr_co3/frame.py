@@ -863,9 +863,10 @@ def _check_ends(frame: bytes) -> None:
         raise FrameError(f"This is no CO3 frame: it begins with {bytes(frame[:3])!r} instead of {MAGIC!r}.")
     if len(frame) < len(MAGIC) + 6:
         raise FrameError(f"The frame is cut: {len(frame)} bytes are too few for any frame.")
-    if not 1 <= frame[3] <= LAYERED:
+    newest = max(VERSION, LAYERED)
+    if not 1 <= frame[3] <= newest:
         raise FrameError(
-            f"The frame has version {frame[3]}, and this flwr-co3 reads versions 1 to {LAYERED}: update the older side."
+            f"The frame has version {frame[3]}, and this flwr-co3 reads versions 1 to {newest}: update the older side."
         )
     if zlib.crc32(memoryview(frame)[:-_CHECKSUM_BYTES]) != int.from_bytes(frame[-_CHECKSUM_BYTES:], "little"):
         raise FrameError("The frame is damaged: its checksum does not match its bytes.")

@@ -252,6 +252,7 @@ def test_a_client_that_cannot_read_the_frames_is_sent_whole_models_from_then_on(
 
     def older(message: Message, context: Context) -> Message:
         with monkeypatch.context() as patch:
+            patch.setattr("flwr_co3.frame.VERSION", 0)
             patch.setattr("flwr_co3.frame.LAYERED", 0)
             return client(message, context)
 
