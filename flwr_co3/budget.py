@@ -45,6 +45,8 @@ _FINER = (1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0)
 # must be likely to leave more than sizes are off by.
 _POOR, _RICH, _UNTHINNED = 0.97, 1.03, 0.98
 _OFF, _OFF_BYTES = 0.0003, 2
+# So must what is no first layer, and more: that is coded once.
+_LATER, _LATER_BYTES = 0.002, 6
 _LARGEST = 1e300  # what is above overflows somewhere
 
 
@@ -103,7 +105,7 @@ def largest_within(
     steady : Steady, optional
         The common scale of the update before, which is tried first and becomes this one's.
     conversions : int (default: 3)
-        How many there may be, besides that of the steady scale.
+        How many there may be, besides that of the steady scale; fewer than three for what is no first layer.
 
     Returns
     -------
@@ -137,9 +139,12 @@ def largest_within(
         del same  # its symbols make room for others
     aimed = budget * Steady.ROOM if steady is not None and steady.wanted else budget
     thinnable = steady is None and sizes.update.parameters <= _THINNABLE
+    later = conversions < CONVERSIONS
     dense = 8 * budget > _DENSE * sizes.update.parameters
     small = thinnable and budget <= _SMALL
     limit = budget if thinnable else budget - _OFF * budget - _OFF_BYTES
+    if later:
+        limit = aimed = budget - _LATER * budget - _LATER_BYTES
     fitting, too_large, least_over, larger = 0.0, math.inf, math.inf, None
     for attempt in range(CONVERSIONS + 1 - conversions, CONVERSIONS + 1):
         last = attempt == CONVERSIONS
@@ -165,7 +170,7 @@ def largest_within(
                 break
         if not last:
             known.add(common, candidate.likely_size)
-    found = _coded(budget, fixed, best, larger, thin)
+    found = _coded(budget, fixed, best, larger, thin, limit if later else budget)
     if steady is not None and found is not None:
         steady.scale = fitting if fitting < sizes.largest else 0.0
     return found
@@ -190,7 +195,7 @@ def _target(
     return budget * _AIMS[-1] - 1 if near else _UNTHINNED * budget
 
 
-def _coded(budget: int, fixed: int, fits: E | None, larger: E | None, thin: Thin[E]) -> E | None:
+def _coded(budget: int, fixed: int, fits: E | None, larger: E | None, thin: Thin[E], room: float) -> E | None:
     """Code the best of what fits, and of what a larger one is once it is thinned.
 
     Parameters
@@ -199,8 +204,10 @@ def _coded(budget: int, fixed: int, fits: E | None, larger: E | None, thin: Thin
         As for `largest_within`.
     fits, larger : E or None
         The best that is likely to fit, and the smallest that is not.
+    room : float
+        Bytes that the first one may be likely to take.
     """
-    room, step = float(budget), 0.0
+    step = 0.0
     while True:
         if fits is not None and fits.likely_size > room:
             if fits.size <= budget:

@@ -300,13 +300,14 @@ class Codec:
         """
         nothing, update, best, taken = self._largest(budget, update, conversions, saved)
         left: dict[str, Array] = {}
-        if best is None:
+        encoded = None if best is None else Encoded(b"".join(best.parts), update, best.losses)
+        # Stochastic rounding may lose more than there is to send: another layer doesn't.
+        if best is None or encoded is None or (conversions < CONVERSIONS and encoded.nmse >= 1):
             if keeps:
                 left = dict(zip(update.header.lossy, places(update), strict=True))
                 _keep_all(update, list(left.values()))
             lost = update.moments.mean_square * update.moments.entries
             return Encoded(nothing, update, Losses(lost, np.zeros_like(lost))), left
-        encoded = Encoded(b"".join(best.parts), update, best.losses)
         scales, converted, cells = best.scales, best.converted, _of_tensors(best.cells, update)
         del best  # what it planned makes room for the memory
         finer = taken < conversions and self._can_be_finer(encoded, scales, budget)

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flwr_co3.budget import Steady
 from flwr_co3.codec import Codec
@@ -18,13 +20,14 @@ from flwr_co3.update import Update
 from tests.damages import corrected, damage
 from tests.known import like
 from tests.samples import Array, gennorm, network
-from tests.test_rate import counted_encodings
+from tests.strategies import QUANTIZERS
+from tests.test_rate import SYNTHETIC, counted_encodings, synthetic
 
 SIZE = 60_000
 
 
-def wide(bits: float, **settings: Any) -> CO3Config:
-    return CO3Config(rate=RateLimit(bits_per_parameter=bits), **settings)
+def wide(bits: float, **others: Any) -> CO3Config:
+    return CO3Config(rate=RateLimit(bits_per_parameter=bits), **others)
 
 
 def dead(seed: int = 0) -> dict[str, Array]:
@@ -130,6 +133,42 @@ def test_memories_of_half_precision_and_their_decay(decay: float) -> None:
     wanted = update["conv.weight"] + np.float32(decay) * old
     left = (memory.state["conv.weight"].astype(np.uint32) << 16).view(np.float32)
     np.testing.assert_allclose(encoded.sent["conv.weight"] + left, wanted, rtol=0, atol=1e-7)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    kinds=st.lists(st.sampled_from(SYNTHETIC), min_size=1, max_size=3),
+    size=st.integers(100, 4000),
+    bits=st.floats(0.5, 24),
+    quantizer=st.sampled_from(QUANTIZERS),
+    seed=st.integers(0, 999),
+)
+def test_what_was_sent_and_what_is_kept_is_what_there_was(
+    kinds: list[str], size: int, bits: float, quantizer: tuple[str, str], seed: int
+) -> None:
+    """Whatever becomes of a layer: stochastic rounding may lose more than there is, and then it is none."""
+    update = {f"{k}": next(iter(synthetic(kind, size + k, seed).values())) for k, kind in enumerate(kinds)}
+    memory = ErrorMemory()
+    config = wide(bits, rounding=quantizer[0], reconstruction=quantizer[1])
+    for turn in range(2):
+        before = ErrorMemory(state={name: error.copy() for name, error in memory.state.items()}).compensate(update)
+        peak = max(float(np.abs(tensor).max()) for tensor in before.values())
+        with counted_encodings() as encodings:
+            encoded = Codec(config, seed=turn).compress(update, memory=memory)
+        assert encodings.are_few()
+        for name, error in memory.state.items():
+            total = encoded.sent[name].astype(np.float64) + error
+            np.testing.assert_allclose(total, before[name], rtol=0, atol=4e-6 * peak + 1e-40)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("size", [3000, 9000])
+def test_a_layer_that_would_lose_more_than_there_is_leaves_what_is_kept(size: int, seed: int) -> None:
+    update = {"even": np.full(size, 0.3, "f4"), "other": gennorm(1, 300, 1e-3, seed).astype("f4")}
+    memory = ErrorMemory()
+    encoded = Codec(wide(1.8, rounding="stochastic"), seed=seed).compress(update, memory=memory)
+    for name, values in update.items():
+        np.testing.assert_allclose(encoded.sent[name] + memory.state[name], values, rtol=0, atol=1e-6)
 
 
 def test_tensors_of_half_precision_and_exact_ones_have_one_layer() -> None:
