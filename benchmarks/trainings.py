@@ -20,6 +20,13 @@ from simulations.settings import Settings
 CLIENTS = 10
 
 
+def train(task: str, dataset: str, scheme: str, **others: Any) -> None:
+    """Train a preset of the simulations, with another data set unless that is empty, and other settings."""
+    chosen = preset(task) | ({"dataset": dataset} if dataset else {}) | others
+    with outside_a_run():
+        federate(InlineGrid(app, CLIENTS), Settings(**chosen), make_scheme(scheme))
+
+
 def updates_of_training(task: str, dataset: str, bits: float) -> list[Update]:
     """Train at so many bits a parameter, and return every eleventh of what ten clients sent.
 
@@ -37,7 +44,6 @@ def updates_of_training(task: str, dataset: str, bits: float) -> list[Update]:
     list of dict
         One or none of a round, from all rounds.
     """
-    chosen = preset(task) | ({"dataset": dataset} if dataset else {})
     seen: list[Update] = []
     compress = Codec.compress
 
@@ -48,7 +54,6 @@ def updates_of_training(task: str, dataset: str, bits: float) -> list[Update]:
         seen.append(sent if memory is None else memory.compensate(sent))
         return compress(self, update, memory=memory, **options)
 
-    with patch.object(Codec, "compress", recording), outside_a_run():
-        grid = InlineGrid(app, CLIENTS)
-        federate(grid, Settings(**chosen), make_scheme(f"co3:bits_per_parameter={bits}"))
+    with patch.object(Codec, "compress", recording):
+        train(task, dataset, f"co3:bits_per_parameter={bits}")
     return seen[:: CLIENTS + 1]

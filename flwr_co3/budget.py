@@ -139,11 +139,10 @@ def largest_within(
         del same  # its symbols make room for others
     aimed = budget * Steady.ROOM if steady is not None and steady.wanted else budget
     thinnable = steady is None and sizes.update.parameters <= _THINNABLE
-    later = conversions < CONVERSIONS
     dense = 8 * budget > _DENSE * sizes.update.parameters
     small = thinnable and budget <= _SMALL
     limit = budget if thinnable else budget - _OFF * budget - _OFF_BYTES
-    if later:
+    if conversions < CONVERSIONS:
         limit = aimed = budget - _LATER * budget - _LATER_BYTES
     fitting, too_large, least_over, larger = 0.0, math.inf, math.inf, None
     for attempt in range(CONVERSIONS + 1 - conversions, CONVERSIONS + 1):
@@ -170,7 +169,7 @@ def largest_within(
                 break
         if not last:
             known.add(common, candidate.likely_size)
-    found = _coded(budget, fixed, best, larger, thin, limit if later else budget)
+    found = _coded(budget, fixed, best, larger, thin, limit)
     if steady is not None and found is not None:
         steady.scale = fitting if fitting < sizes.largest else 0.0
     return found

@@ -316,8 +316,8 @@ class Codec:
             keep(update.header.format, update.sources, update.decay, scales, converted, kept, cells=cells)
             left = dict(zip(update.header.lossy, kept, strict=True))
         if finer:
-            counts = np.add.reduceat(converted.counts, [members.start for members in update.header.group_members])
-            saved = saved_share(counts, update, 8 * float(encoded.losses.bytes.sum()))
+            counts, taken_bits = update.header.group_sums(converted.counts), 8 * float(encoded.losses.bytes.sum())
+            saved = saved_share(counts, update, taken_bits)
         del converted  # its symbols make room for the next layer
         if finer:
             rest = Update.of({name: left[name] for name in update.header.fine}, self.config, budget=True, known=True)
@@ -391,7 +391,7 @@ class Codec:
         group_bytes = np.array([plan.size for plan in plans]) / (8 << COST_BITS)
         members = [len(group) for group in header.group_members]
         entries = update.moments.entries
-        share = entries / np.repeat(_sums(entries, members), members) if members else entries
+        share = entries / np.repeat(header.group_sums(entries), members)
         losses = Losses(converted.squares, share * np.repeat(group_bytes, members))
         error = weighted(losses.squares * update.factors**2, update)
         return _Attempt(draft(header, scales, plans, update.exact, codes), scales, cells, converted, losses, error)
@@ -427,12 +427,6 @@ def _cells(scales: Floats, update: Update) -> Cells | None:
 
 def _of_tensors(cells: Cells | None, update: Update) -> Cells | None:
     return None if cells is None else cells.of_tensors(update.header.group_members)
-
-
-def _sums(values: Floats, lengths: Sequence[int]) -> Floats:
-    """Sums of runs of these lengths."""
-    starts = np.cumsum([0, *lengths[:-1]])
-    return np.add.reduceat(values, starts)
 
 
 def _places(update: Update, memory: ErrorMemory) -> list[Array]:

@@ -219,6 +219,11 @@ class Header:
         ends = [0, *itertools.accumulate(map(len, self.groups))]
         return [range(start, stop) for start, stop in itertools.pairwise(ends)]
 
+    def group_sums(self, values: Array) -> Array:
+        """Sums over the tensors of each group of what each tensor has, in the order of `lossy`."""
+        starts = [members.start for members in self.group_members]
+        return np.add.reduceat(values, starts) if starts else values
+
     @cached_property
     def group_entries(self) -> list[int]:
         """Entries of each group."""
@@ -359,9 +364,8 @@ def layered(layers: Sequence[bytes]) -> bytes:
 
 def room_beside(layer: bytes, budget: int) -> int:
     """Bytes that another layer may have, or several together, within a budget."""
-    ends = len(MAGIC) + _CHECKSUM_BYTES  # those of each layer are left out, and the frame has its own
-    own = len(layer) - ends
-    return budget - len(bytes([LAYERED, MAX_LAYERS])) - len(varint(own)) - own - len(varint(budget))
+    own = len(layer) - len(MAGIC) - _CHECKSUM_BYTES  # which each layer leaves out; the frame has its own
+    return budget - 2 - len(varint(own)) - own - len(varint(budget))  # version and number of layers take a byte each
 
 
 def layers_of(frame: bytes) -> list[bytes]:

@@ -58,8 +58,8 @@ def suited(update: Update, formats: Sequence[tuple[FloatFormat, float]], bits: f
     if not header.known or sizes.update.weighted or _TABLE_BITS * len(header.groups) <= _TABLE_SHARE * bits:
         return sizes
     joined = Sizes(sizes.update.joined(), saved)
-    saved = 8 * (len(header.groups) - 1)  # a group of zeros takes a byte
-    return joined if joined.scale_for(bits + saved) > sizes.scale_for(bits) else sizes
+    spared = 8 * (len(header.groups) - 1)  # a group of zeros takes a byte
+    return joined if joined.scale_for(bits + spared) > sizes.scale_for(bits) else sizes
 
 
 def saved_share(counts: npt.NDArray[np.int64], update: Update, bits: float) -> float:
@@ -67,8 +67,8 @@ def saved_share(counts: npt.NDArray[np.int64], update: Update, bits: float) -> f
 
     `counts` are those of each level in each group, with signs, and `bits` what the layer took.
     """
-    independent = float(np.sum(_entropies(counts)))
-    alone = float(np.sum(_entropies(_without(counts, update.exact_zeros, update.header.format.zero))))
+    independent = float(np.sum(_costs(counts)))
+    alone = float(np.sum(_costs(_without(counts, update.exact_zeros, update.header.format.zero))))
     return min(max((independent - bits) / max(independent - alone, 1.0), 0.0), 1.0)
 
 
@@ -79,11 +79,12 @@ def _without(counts: npt.NDArray[Any], zeros: npt.NDArray[Any], level: int) -> F
     return others
 
 
-def _entropies(counts: npt.NDArray[Any]) -> Floats:
-    """Bits of the levels of each group if each came independently of the others."""
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    bits: Floats = -np.sum(counts * np.log2(share, out=np.zeros_like(share), where=counts > 0), axis=1)
-    return bits
+def _costs(counts: npt.NDArray[Any]) -> Floats:
+    """Bits of each level in each group if each came independently of the others."""
+    total = counts.sum(axis=1, keepdims=True)
+    share = np.divide(counts, total, out=np.ones(counts.shape), where=counts > 0)
+    costs: Floats = -counts * np.log2(share)
+    return costs
 
 
 class Sizes:
@@ -123,17 +124,17 @@ class Sizes:
         quantizer, magnitudes = self.update.quantizer, self.update.counts
         total, edges = magnitudes.entries, quantizer.edges(magnitudes, scales)
         counts = quantizer.in_cells(magnitudes, scales, edges)
-        share = np.divide(counts, total[:, None], out=np.ones_like(counts), where=counts > 0)
-        nonzero = total - counts[:, 0]
+        nonzero, costs = total - counts[:, 0], _costs(counts)
         # A level that isn't 0 has a sign, which costs one bit.
-        bits = nonzero - np.sum(counts * np.log2(share), axis=1)
+        bits = nonzero + np.sum(costs, axis=1)
         if self._saved:
-            bits -= self._saved * (bits - nonzero - _entropies(_without(counts, self.update.exact_zeros, 0)))
+            alone = _costs(_without(counts, self.update.exact_zeros, 0))
+            bits -= self._saved * np.sum(costs - alone, axis=1)
         if self.update.header.coder == "huffman":  # each level takes whole bits
             # Huffman codes level 0 in a bit once it is frequent, and all others with a bit that says so.
             zeros = counts[:, 0]
             rare = np.divide(nonzero, total, out=np.ones_like(total), where=nonzero > 0)
-            others = nonzero - np.sum((counts * np.log2(share))[:, 1:], axis=1) + nonzero * np.log2(rare)
+            others = nonzero + np.sum(costs[:, 1:], axis=1) + nonzero * np.log2(rare)
             bits = np.where(zeros > _FREQUENT * total, total + others, bits)
         table = _LIST_BITS + nonzero * np.maximum(np.log2(np.maximum(nonzero, 1)) - 1, 0.5)
         return float(np.sum(np.where(nonzero > 0.5, bits + np.minimum(table, _TABLE_BITS), 0)))

@@ -230,8 +230,7 @@ class Update:
     @property
     def exact_zeros(self) -> Floats:
         """For each group, how many of its entries are exactly 0."""
-        zeros, starts = self.moments.entries - self.moments.nonzero, [m.start for m in self.header.group_members]
-        return np.add.reduceat(zeros, starts)
+        return self.header.group_sums(self.moments.entries - self.moments.nonzero)
 
     @property
     def in_one_level(self) -> bool:

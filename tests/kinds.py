@@ -27,6 +27,10 @@ class Kind(NamedTuple):
             return Codec(self.config, seed=0).compress(self.update, max_bytes=self.max_bytes).frame
 
 
+#: Tensors of these kinds that are sums of layers, each rounded: by kind and name.
+IN_LAYERS = {("layers", "w"), ("three layers", "v")}
+
+
 def exact_tensors() -> dict[str, Array]:
     """A tensor of every dtype that a frame can hold, none of them converted."""
     rng = np.random.default_rng(0)

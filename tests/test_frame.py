@@ -33,7 +33,7 @@ from flwr_co3.frame import DTYPES, EMPTY, LAYERED, MAGIC, VERSION, FrameReader, 
 from flwr_co3.wire import Reader, Writer
 from tests.bounds import bounded_memory
 from tests.frames.make_frames import FOLDER, read_arrays
-from tests.kinds import kinds
+from tests.kinds import IN_LAYERS, kinds
 from tests.samples import Array, assert_same, assert_same_update, gennorm, network
 
 FLOAT32 = DTYPES.index("float32")
@@ -484,7 +484,7 @@ def test_adding_is_decoding_and_adding(name: str, weight: float) -> None:
             sums[tensor] = np.asarray(total[tensor] + values * values.dtype.type(weight))
     reader.add_to(total, weight)
     for tensor, found in total.items():
-        if (name, tensor) in (("layers", "w"), ("three layers", "v")):  # sums of several, each rounded
+        if (name, tensor) in IN_LAYERS:
             np.testing.assert_allclose(found, sums[tensor], rtol=0, atol=1e-6)
         else:
             assert_same(found, sums[tensor])

@@ -29,7 +29,7 @@ from flwr_co3.frame import FrameReader
 from flwr_co3.rate import RateLimit
 from tests.damages import corrected, damage
 from tests.engines import ENGINES, NUMPY, PLAIN, VECTORS, running
-from tests.kinds import kinds
+from tests.kinds import IN_LAYERS, kinds
 from tests.samples import FORMATS, Array, assert_same, assert_same_update, gennorm, network
 from tests.strategies import CONFIGS, FLOATS, KINDS, UPDATES, configured, layouts, misaligned, values_of
 
@@ -433,7 +433,7 @@ def test_reading_and_adding_one_tensor_after_the_other(name: str) -> None:
                     total = np.full(spec.shape, 0.75, expected[tensor].dtype)
                     reader.add_to({tensor: total}, 0.5)
                     weighted = expected[tensor] * expected[tensor].dtype.type(0.5)
-                    if (name, tensor) in (("layers", "w"), ("three layers", "v")):  # sums of several, each rounded
+                    if (name, tensor) in IN_LAYERS:
                         np.testing.assert_allclose(total, weighted + 0.75, rtol=0, atol=1e-6)
                     else:
                         assert_same(total, np.asarray(weighted + weighted.dtype.type(0.75)))

@@ -1,6 +1,5 @@
 """`python -m simulations`, with memories whose norm is limited: to a multiple of the update's, the first argument."""
 
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +8,7 @@ from unittest.mock import patch
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.experiments.changed import simulate
 from flwr_co3 import Codec, ErrorMemory
 from flwr_co3.encoded import Encoded
 
@@ -35,13 +35,5 @@ def _norm(tensors: Arrays) -> float:
     return float(np.sqrt(sum(np.sum(np.square(tensor, dtype=np.float64)) for tensor in tensors.values())))
 
 
-def main() -> None:
-    """Run the simulations' command line; with its inline engine and one process, since others are not patched."""
-    from simulations.cli import main as simulate
-
-    with clipping(float(sys.argv.pop(1))):
-        simulate()
-
-
 if __name__ == "__main__":
-    main()
+    simulate(clipping)

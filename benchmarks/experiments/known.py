@@ -17,15 +17,9 @@ from scipy.special import betaln
 
 from benchmarks import options
 from benchmarks.output import Form, Row, Table, show
-from benchmarks.trainings import CLIENTS
+from benchmarks.trainings import CLIENTS, train
 from flwr_co3 import Codec, _uplink
 from flwr_co3.encoded import Encoded
-from simulations.client_app import app
-from simulations.federation import federate
-from simulations.inline import InlineGrid, outside_a_run
-from simulations.presets import preset
-from simulations.schemes import make_scheme
-from simulations.settings import Settings
 
 Array = npt.NDArray[Any]
 Classes = npt.NDArray[np.int64]
@@ -54,17 +48,16 @@ def main(
 def measured(bits: float, task: str, dataset: str) -> list[Row]:
     """Train at a budget, and measure each context over the second half of the rounds."""
     updates = record(bits, task, dataset)
-    found, levels = Counter[str](), 0  # bits
+    found, levels = Counter[str](), 0  # bits by context
     for now in range(len(updates) // 2, len(updates), 7):  # of each client in turn
         for name, tensor in updates[now].items():
-            before, own = updates[now - CLIENTS][name], updates[now - CLIENTS][name].levels
-            earlier = updates[now - 2 * CLIENTS][name]
+            before, earlier = updates[now - CLIENTS][name], updates[now - 2 * CLIENTS][name]
             change, older = tensor.received - before.received, before.received - earlier.received
             nonzero = (tensor.levels != 0).reshape(-1)
             contexts = {
                 "none": np.zeros(nonzero.size, np.int64),
                 "the model": by_magnitude(tensor.received),
-                "the client's last update": by_magnitude(own),
+                "the client's last update": by_magnitude(before.levels),
                 "how the model changed": by_magnitude(change),
                 "its last two changes": by_magnitude(change) * (len(_SHARES) + 2) + by_magnitude(older),
             }
@@ -79,7 +72,6 @@ def measured(bits: float, task: str, dataset: str) -> list[Row]:
 
 def record(bits: float, task: str, dataset: str) -> list[dict[str, Sent]]:
     """Train, and return what each client received and sent, client by client and round by round."""
-    chosen = preset(task) | ({"dataset": dataset} if dataset else {}) | {"learning_rate": 0.05}
     received: list[Array] = []
     updates: list[dict[str, Sent]] = []
     difference: Callable[[Array, Array], Array] = vars(_uplink)["difference"]
@@ -96,13 +88,8 @@ def record(bits: float, task: str, dataset: str) -> list[dict[str, Sent]]:
         received.clear()
         return encoded
 
-    with (
-        patch.object(_uplink, "difference", noting),
-        patch.object(Codec, "compress", recording),
-        outside_a_run(),
-    ):
-        scheme = make_scheme(f"co3:bits_per_parameter={bits},step_ahead=0.2")
-        federate(InlineGrid(app, CLIENTS), Settings(**chosen), scheme)
+    with patch.object(_uplink, "difference", noting), patch.object(Codec, "compress", recording):
+        train(task, dataset, f"co3:bits_per_parameter={bits},step_ahead=0.2", learning_rate=0.05)
     return updates
 
 

@@ -3,12 +3,12 @@
 The factor is the first argument. So the least that is sent lies at a larger share of the step: a wider dead zone.
 """
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
+from benchmarks.experiments.changed import simulate
 from flwr_co3 import budget
 
 
@@ -27,13 +27,5 @@ def larger(factor: float) -> Iterator[None]:
         yield
 
 
-def main() -> None:
-    """Run the simulations' command line; with its inline engine and one process, since others are not patched."""
-    from simulations.cli import main as simulate
-
-    with larger(float(sys.argv.pop(1))):
-        simulate()
-
-
 if __name__ == "__main__":
-    main()
+    simulate(larger)
