@@ -15,7 +15,7 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run test bench check format wheel lock clean
+.PHONY: help venv run test explore bench check format wheel lock clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +29,10 @@ run: $(STAMP)  ## the default comparison of schemes: a table, results.json and a
 test: $(STAMP)  ## all tests and doctests
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -m "not ray and not deployment" -n $(WORKERS) --dist worksteal
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -m "ray or deployment" -n 2 --dist loadgroup
+
+explore: $(STAMP)  ## the property tests, with other examples at each call
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -m "hypothesis and not ray and not deployment" -n $(WORKERS) \
+	  --dist worksteal --hypothesis-profile=default
 
 bench: $(STAMP)  ## a short selection of the benchmarks: a few minutes
 	$(RUN) -m benchmarks.codec --entries 1000000 --settings "fp4,fp8,0.1 bit"

@@ -86,7 +86,7 @@ def largest_within(
     thin: Thin[E],
     steady: Steady | None = None,
     conversions: int = CONVERSIONS,
-) -> E | None:
+) -> tuple[E | None, int]:
     """Encode an update with the least squared error that a budget allows.
 
     Parameters
@@ -109,9 +109,11 @@ def largest_within(
 
     Returns
     -------
-    what `encode` returns, or None
+    found : what `encode` returns, or None
         The frame of least squared error of those that were tried and fit, from so many conversions, or that of the
-        steady scale; None if none of them fits. It is coded, and nothing else is, unless it takes some bytes more
+        steady scale; None if none of them fits.
+    coded : int
+        How many were coded, besides one at the steady scale: this one, and others only where they took some bytes more
         than was likely.
 
     Notes
@@ -126,7 +128,7 @@ def largest_within(
     where that loses less than the best that does.
     """
     if not sizes.update.header.groups:
-        return None
+        return None, 0
     best: E | None = None
     known = _Known(sizes, fixed)
     rounded, scales_at = short_scale, sizes.update.scales_at
@@ -135,7 +137,7 @@ def largest_within(
     if steady is not None and steady.holds:
         same = encode(scales_at(steady.scale))
         if Steady.LEAST * budget <= same.likely_size <= budget and same.size <= budget:
-            return same
+            return same, 1
         del same  # its symbols make room for others
     aimed = budget * Steady.ROOM if steady is not None and steady.wanted else budget
     thinnable = steady is None and sizes.update.parameters <= _THINNABLE
@@ -169,10 +171,10 @@ def largest_within(
                 break
         if not last:
             known.add(common, candidate.likely_size)
-    found = _coded(budget, fixed, best, larger, thin, limit)
+    found, coded = _coded(budget, fixed, best, larger, thin, limit)
     if steady is not None and found is not None:
         steady.scale = fitting if fitting < sizes.largest else 0.0
-    return found
+    return found, coded
 
 
 def _target(
@@ -194,8 +196,10 @@ def _target(
     return budget * _AIMS[-1] - 1 if near else _UNTHINNED * budget
 
 
-def _coded(budget: int, fixed: int, fits: E | None, larger: E | None, thin: Thin[E], room: float) -> E | None:
-    """Code the best of what fits, and of what a larger one is once it is thinned.
+def _coded(
+    budget: int, fixed: int, fits: E | None, larger: E | None, thin: Thin[E], room: float
+) -> tuple[E | None, int]:
+    """Code the best of what fits, and of what a larger one is once it is thinned; tell how many were coded.
 
     Parameters
     ----------
@@ -206,15 +210,21 @@ def _coded(budget: int, fixed: int, fits: E | None, larger: E | None, thin: Thin
     room : float
         Bytes that the first one may be likely to take.
     """
-    step = 0.0
+    step, coded = _OFF_BYTES, 0
     while True:
         if fits is not None and fits.likely_size > room:
+            coded += 1
             if fits.size <= budget:
-                return fits
+                return fits, coded
             fits, larger = None, fits
         candidate = _thinned(room, fixed, fits, larger, thin)
-        if candidate is None or candidate.size <= budget:
-            return candidate
+        if candidate is None:
+            return None, coded
+        coded += 1
+        if candidate.size <= budget:
+            return candidate, coded
+        if candidate is fits:
+            fits, larger = None, fits
         room = budget - (candidate.size - candidate.likely_size) - step
         step = 2 * step + 1  # the next one may be as far off to the other side
 

@@ -98,7 +98,7 @@ class _Found(NamedTuple):
     nothing: bytes  # a frame that fits where all else is too large
     update: Update  # in the format that suits the budget
     best: _Attempt | None
-    conversions: int  # that were taken
+    encodings: int  # that were taken: conversions, or codings if these are more
 
 
 #: What makes random draws the same again; several numbers are mixed.
@@ -283,7 +283,7 @@ class Codec:
         budget, update
             The update, and how many bytes it may take.
         conversions : int
-            How many there may be.
+            How many there may be; and no layer follows where as many were coded.
         places : callable
             Makes the places of what is lost.
         keeps : bool
@@ -341,14 +341,14 @@ class Codec:
 
     def _largest(self, budget: int, update: Update, conversions: int, saved: float) -> _Found:
         """Find what loses least within a budget, in so many conversions; or, if they allow more layers, the first."""
-        nothing, taken = self._frame_of_zeros(update), 0
+        nothing, taken, tried = self._frame_of_zeros(update), 0, 0
         if len(nothing) > budget:
             return _Found(EMPTY, update, None, taken)
         bits = 8 * (budget - len(nothing))
         sizes = suited(update, self.config.formats, bits, saved)
         beyond = _BEYOND if conversions == CONVERSIONS else _BEYOND_LATER
         if self._may_have_layers and conversions > 1 and _is_beyond(sizes, bits, beyond):
-            even, taken = update.in_format(_EVEN), 1
+            even, taken, tried = update.in_format(_EVEN), 1, 1
             reaching = self._at(even.scales_at(even.reaching_scale), even)
             if reaching.size <= budget:
                 return _Found(nothing, even, reaching, taken)
@@ -363,8 +363,8 @@ class Codec:
             return self._at(scales, sizes.update)
 
         thin = partial(_Thinned, self, sizes.update)
-        best = largest_within(budget, len(zeros), sizes, converted, thin, self._steady, conversions - taken)
-        return _Found(zeros, sizes.update, best, taken)
+        best, coded = largest_within(budget, len(zeros), sizes, converted, thin, self._steady, conversions - taken)
+        return _Found(zeros, sizes.update, best, max(taken, tried + coded))
 
     def _frame_of_zeros(self, update: Update) -> bytes:
         """The smallest frame that has every tensor's name and every exact tensor."""

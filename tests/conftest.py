@@ -4,8 +4,13 @@ import gc
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.engines import NUMPY, VECTORS, running
+
+# The same examples at each call, so that what fails comes from the change at hand; `make explore` draws others.
+settings.register_profile("same", derandomize=True)
+settings.load_profile("same")
 
 
 def pytest_collection_finish() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flwr_co3.budget import Steady
@@ -143,6 +143,7 @@ def test_memories_of_half_precision_and_their_decay(decay: float) -> None:
     quantizer=st.sampled_from(QUANTIZERS),
     seed=st.integers(0, 999),
 )
+@example(["normal", "uniform", "outlier"], 3775, 2.709151863109298, ("stochastic", "level"), 144)  # coded twice
 def test_what_was_sent_and_what_is_kept_is_what_there_was(
     kinds: list[str], size: int, bits: float, quantizer: tuple[str, str], seed: int
 ) -> None:

@@ -418,7 +418,8 @@ def test_what_takes_more_bytes_than_was_likely_is_thinned_until_it_fits(
 
     small = None if fits is None else plan(fits * (budget - 20), rng.uniform(0.5, 1))
     large = None if more is None else plan(budget - 20 + more, rng.uniform(0, 0.5))
-    found = _coded(budget, 20, small, large, Thinned, budget)
+    found, codings = _coded(budget, 20, small, large, Thinned, budget)
+    assert codings == len(coded)
     if found is None:
         assert large is None or budget < 40 + 8 * spread
         assert small is None or small.likely_size + small.off > budget

@@ -18,8 +18,8 @@ def larger(factor: float) -> Iterator[None]:
     coded = budget._coded
 
     def thinned(limit: int, fixed: int, fits: Any, larger: Any, *rest: Any) -> Any:
-        found = None if larger is None else coded(limit, fixed, None, larger, *rest)
-        return coded(limit, fixed, fits, None, *rest) if found is None else found
+        found, count = (None, 0) if larger is None else coded(limit, fixed, None, larger, *rest)
+        return coded(limit, fixed, fits, None, *rest) if found is None else (found, count)
 
     first_fits, never_good, all_sizes = (0.9, *budget._AIMS[1:]), 1.01, 1 << 40
     aims: dict[str, Any] = {"_AIMS": first_fits, "_GOOD": never_good, "_WELL_ABOVE": factor, "_ENOUGH": 2 * factor}
