@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
@@ -24,6 +23,7 @@ _LIST_BITS, _TABLE_BITS = 24, 110
 _TABLE_SHARE = 0.02
 _FREQUENT = 0.45
 _LEAST_SCALE = -1070.0  # octaves; float64 ends at -1074
+_LARGEST_SCALE = 2.0**1023  # float64 ends below 2 ** 1024, which the logarithm of what is last is rounded to
 _OCTAVES = 60  # below the largest scale nothing is left of anything
 
 
@@ -110,7 +110,7 @@ class Sizes:
         """The common scale from which on each group has its cap."""
         with np.errstate(over="ignore"):
             ends = self.update.caps / self.update.group_factors
-        return float(min(np.max(ends), sys.float_info.max))
+        return float(min(np.max(ends), _LARGEST_SCALE))
 
     def bits(self, common: float) -> float:
         """Bits of the levels of all groups at a common scale: what they take, and some bytes a group for its table."""

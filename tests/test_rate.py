@@ -465,3 +465,12 @@ def test_large_updates_are_not_thinned(monkeypatch: pytest.MonkeyPatch) -> None:
             frame = Codec().compress(update, max_bytes=budget, known=True).frame
         assert 0.95 * budget <= len(frame) <= budget
         assert len(encodings.coded) == 1 and not encodings.thinned
+
+
+def test_the_largest_scale_is_one_that_float64_holds() -> None:
+    """The logarithm of float64's largest number is rounded to one of which there is no power."""
+    tiny = 5e-324 * np.random.default_rng(0).integers(-9, 10, 1500)
+    update = {"tiny": tiny, "weighed": np.zeros((3, 700), np.float16)}
+    config = CO3Config(format="fp4", weights={"weighed": 1e6})
+    for budget in range(20, 60):
+        compress_within(budget, update, config)
