@@ -9,12 +9,18 @@ import time
 from collections.abc import Mapping
 from hashlib import blake2b
 from logging import getLogger
+from typing import Any
+
+from numpy.typing import NDArray
 
 from flwr_co3._course import Course
 from flwr_co3._protocol import Order
 from flwr_co3.codec import Codec
+from flwr_co3.config import CO3Config
 from flwr_co3.correct import ErrorMemory, LastUpdate
 from flwr_co3.frame import TensorSpec
+from flwr_co3.subspace import Subspace, SubspaceReader
+from flwr_co3.update import is_exact
 
 logger = getLogger("flwr.co3")
 
@@ -125,7 +131,7 @@ def settle(memory: ErrorMemory, last: LastUpdate | None, order: Order, like: Map
     if order.seen == update_id(last.turn, last.frame):
         return memory
     if order.seen == last.base:
-        _put_back(memory, last.frame, like)
+        _put_back(memory, last, order.config, like)
         return memory
     logger.warning(
         "CO3's error memory is not of the update that the server aggregated last, and starts empty. It was restored "
@@ -134,10 +140,18 @@ def settle(memory: ErrorMemory, last: LastUpdate | None, order: Order, like: Map
     return ErrorMemory(memory.decay, memory.dtype)
 
 
-def _put_back(memory: ErrorMemory, frame: bytes, like: Mapping[str, TensorSpec]) -> None:
+def _put_back(memory: ErrorMemory, last: LastUpdate, config: CO3Config, like: Mapping[str, TensorSpec]) -> None:
     try:
-        memory.put_back(Codec().decode(frame, like=like))
+        memory.put_back(decoded(last, config, like))
     except Exception as error:  # perhaps kept by another version; training goes on
         logger.warning("CO3 cannot put the last update, which was lost, back into its error memory: %s", error)
     else:
         logger.info("CO3 put the last update back into its error memory: the server did not aggregate it.")
+
+
+def decoded(last: LastUpdate, config: CO3Config, like: Mapping[str, TensorSpec]) -> dict[str, NDArray[Any]]:
+    """Return what the server reads of an update."""
+    if last.directions is None:
+        return Codec().decode(last.frame, like=like)
+    exact = {name for name, spec in like.items() if is_exact(name, spec, config)}
+    return SubspaceReader(last.frame, Subspace.read(last.directions, like, exact)).read_all()

@@ -33,6 +33,7 @@ class Sent(NamedTuple):
     model: SentModel | None  # None if it does not carry exactly one ArrayRecord
     turn: int | None  # its number; None if its node was sent several
     rate: RateLimit | None  # the limit that it names
+    directions: bytes | None = None  # that it names
     start: Tensors | None = None  # the model that the client was brought to, where that is not `model`
 
 
@@ -115,7 +116,7 @@ class Inbox:
             frame = _frame(record)
             update = None if sent.turn is None else update_id(sent.turn, frame)
             weight = _weight(content, form, self._weight_key)
-            reader = self._read(frame, model, sent.rate, weight)
+            reader = self._read(frame, model, sent, weight)
             if self._side is not None:
                 node = str(reply.metadata.src_node_id)
                 _check_order(reader, model)
@@ -139,10 +140,10 @@ class Inbox:
         for (item, update), reader in zip(updates, readers, strict=True):
             item.reply.content[item.form[0]] = decoded_record(update.model, reader, self._desk)
 
-    def _read(self, frame: bytes, model: SentModel, rate: RateLimit | None, weight: float | None) -> FrameReader:
+    def _read(self, frame: bytes, model: SentModel, sent: Sent, weight: float | None) -> FrameReader:
         """Decode a frame once, to see that it can be, and add it to the average where that is all that is wanted."""
         with self._desk.timed():
-            reader = model.open(frame, rate)
+            reader = model.open(frame, sent.rate, sent.directions)
         if self._desk.averaging and weight is not None:
             self._desk.add(model, reader, weight)
         reader.close()

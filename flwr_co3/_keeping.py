@@ -126,11 +126,17 @@ def _record(run: str, last: LastUpdate | None) -> ConfigRecord:
         record["turn"], record["frame"] = last.turn, last.frame
         if last.base is not None:
             record["base"] = last.base
+        if last.directions is not None:
+            record["directions"] = last.directions
     return record
 
 
 def _last(record: ConfigRecord) -> LastUpdate | None:
-    turn, base, frame = (record.get(key) for key in ("turn", "base", "frame"))
+    turn, base, frame, directions = (record.get(key) for key in ("turn", "base", "frame", "directions"))
     if not isinstance(turn, int) or not isinstance(frame, bytes):
         return None
-    return LastUpdate(turn, base if isinstance(base, bytes) else None, frame)
+    return LastUpdate(turn, _bytes(base), frame, _bytes(directions))
+
+
+def _bytes(value: object) -> bytes | None:
+    return value if isinstance(value, bytes) else None

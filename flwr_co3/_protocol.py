@@ -13,6 +13,7 @@ RUN_KEY = "co3-run"  # beside it: a random token, the same for all of a run
 TURN_KEY = "co3-turn"  # beside it: the train message's number, rising within a run
 SEEN_KEY = "co3-seen"  # beside it: the node's update that was aggregated last; not there if none was
 KNOWN_KEY = "co3-known"  # beside it: whether the server knows the tensors, so that frames need not name them
+DIRECTIONS_KEY = "co3-directions"  # beside it: the directions of CO3Config.subspace, as `flwr_co3.subspace` writes them
 MODEL_KEY = "co3-model"  # in a train or evaluation message's config: the version of the model that it brings
 BASE_KEY = "co3-base"  # beside it: the version that its frames start from; not there if it brings the whole model
 FRAME_KEY = "co3"  # the one entry of a compressed reply's ArrayRecord
@@ -37,6 +38,7 @@ class Order(NamedTuple):
     turn: int | None = None  # None where the server does not say what it aggregated
     seen: bytes | None = None  # the node's update that was aggregated last; None if none was
     known: bool = False  # whether the server knows the tensors; older ones don't say so
+    directions: bytes | None = None  # by which updates are to be sent
 
     @classmethod
     def draw(cls, config: CO3Config | None) -> "Order":
@@ -67,7 +69,10 @@ class Order(NamedTuple):
             raise ValueError(_unexpected(TURN_KEY, turn, "a number above 0"))
         if not isinstance(seen, (bytes, type(None))):
             raise ValueError(_unexpected(SEEN_KEY, seen, "bytes"))
-        return cls(settings, run, turn, seen, config.get(KNOWN_KEY) is True)
+        directions = config.get(DIRECTIONS_KEY)
+        if not isinstance(directions, (bytes, type(None))):
+            raise ValueError(_unexpected(DIRECTIONS_KEY, directions, "bytes"))
+        return cls(settings, run, turn, seen, config.get(KNOWN_KEY) is True, directions)
 
     def write(self) -> dict[str, str | int | bytes]:
         """Write the order as entries of a message's config."""
@@ -78,6 +83,8 @@ class Order(NamedTuple):
             entries[SEEN_KEY] = self.seen
         if self.known:
             entries[KNOWN_KEY] = True
+        if self.directions is not None:
+            entries[DIRECTIONS_KEY] = self.directions
         return entries
 
 

@@ -17,6 +17,7 @@ from flwr_co3.config import CO3Config
 from flwr_co3.errors import FrameError
 from flwr_co3.frame import FrameReader, TensorSpec, lossy_names, numpy_dtype
 from flwr_co3.rate import RateLimit
+from flwr_co3.subspace import Subspace, SubspaceReader
 from flwr_co3.update import is_exact
 
 Loaders: TypeAlias = Mapping[str, Callable[[], NDArray[Any]]]  # how to get each tensor
@@ -48,6 +49,7 @@ class SentModel:
             self.like[name] = as_it_travels(array, exact)
             self.parameters += array.size
             exact_ones.update([name] if exact else [])
+        self._subspaces: dict[bytes, Subspace] = {}  # by what clients were told of them
         scheme = config.other_scheme
         self._scheme = None if scheme is None else scheme.name
         known = may_be_known(numpy_dtype(spec.dtype) for spec in self.like.values())
@@ -57,7 +59,7 @@ class SentModel:
         """Return a fresh copy of one tensor."""
         return self._tensors[name]()
 
-    def open(self, frame: bytes, rate: RateLimit | None) -> FrameReader:
+    def open(self, frame: bytes, rate: RateLimit | None, directions: bytes | None = None) -> FrameReader:
         """Open a client's frame, and decode all of it to make sure that this can be done; close the reader after use.
 
         Parameters
@@ -66,6 +68,8 @@ class SentModel:
             The frame.
         rate : RateLimit or None
             The limit that the client was told.
+        directions : bytes or None (default: None)
+            The directions that it was told, if any.
 
         Raises
         ------
@@ -74,13 +78,19 @@ class SentModel:
         """
         if rate is not None and len(frame) > (limit := rate.bytes_for(self.parameters)):
             raise FrameError(f"The frame has {len(frame)} bytes, more than the {limit} that the rate allows.")
-        reader = FrameReader(frame, like=self.like)
+        reader = FrameReader(frame, like=self.like) if directions is None else self._by_directions(frame, directions)
         if reader.body is not None and reader.body.scheme.name != self._scheme:
             raise FrameError(f"The frame is of the scheme {reader.body.scheme.name}, which was not asked for.")
         reader.verify()
         for name in reader.exact:
             _check_finite(reader.read(name), name)
         return reader
+
+    def _by_directions(self, frame: bytes, directions: bytes) -> SubspaceReader:
+        if directions not in self._subspaces:
+            exact = self.like.keys() - set(self.lossy)
+            self._subspaces[directions] = Subspace.read(directions, self.like, exact)
+        return SubspaceReader(frame, self._subspaces[directions])
 
     def restore(self, reader: FrameReader, name: str) -> NDArray[Any]:
         """Return one tensor of a client's model: its new value, or what was sent plus the update."""

@@ -217,7 +217,7 @@ class Codec:
             return self._by_scheme(self._scheme, update, memory, max_bytes, known)
         limited = max_bytes is not None or self._limit is not None
         checked = Update.of(update, self.config, memory, budget=limited, known=known)
-        budget = self._budget(checked.parameters, max_bytes)
+        budget = self.config.budget(checked.parameters, max_bytes)
         if budget is not None:
             return self._within(budget, checked, memory)
         if self.config.scale == "optimal":
@@ -244,20 +244,13 @@ class Codec:
         if scheme.memory == SERVER:
             memory = None
         checked = Update.of(update, self.config, memory, known=known)
-        budget = self._budget(checked.parameters, max_bytes)
+        budget = self.config.budget(checked.parameters, max_bytes)
         nothing = self._frame_of_zeros(checked)
         assert self._rng is not None, "schemes may draw"
         sent = encode_by_scheme(scheme, checked, memory, self._rng, budget, nothing)
         entries = checked.moments.entries
         coded = max(len(sent.frame) - len(nothing), 0)
         return Encoded(sent.frame, checked, Losses(sent.squares, coded * entries / max(float(entries.sum()), 1.0)))
-
-    def _budget(self, parameters: int, max_bytes: int | None) -> int | None:
-        """Bytes that a frame may have; None where nothing limits them."""
-        limits = [] if max_bytes is None else [max_bytes]
-        if self._limit is not None:
-            limits.append(self._limit.bytes_for(parameters))
-        return min(limits, default=None)
 
     def _within(self, budget: int, update: Update, memory: ErrorMemory | None) -> Encoded:
         """Encode with the least loss that so many bytes allow."""

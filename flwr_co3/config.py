@@ -31,7 +31,8 @@ _AUTO = (("fp4", 0.5), ("e2m5", math.inf))
 BATCH_NORM_STATISTICS = ("*running_mean", "*running_var", "*num_batches_tracked")
 
 # Options that say how CO3 codes, and nothing to other schemes.
-_OF_CO3 = ("format", "coder", "scale", "rounding", "reconstruction", "contexts", "weights")
+_OF_CO3 = ("format", "coder", "scale", "rounding", "reconstruction", "contexts", "subspace", "weights")
+MOST_DIRECTIONS = 255  # of a tensor: a byte says how many
 _WEIGHTS = (1e-6, 1e6)  # steps then differ by a million at most
 
 
@@ -68,6 +69,11 @@ class CO3Config:
     contexts : bool (default: False)
         Whether rows and columns of a tensor (output and input channels) may be sorted into classes with a table each,
         where that takes fewer bytes: the same levels, for more time. Only with the coder "rans".
+    subspace : int (default: 0)
+        For a budget: how many directions of each tensor the server sends with the model, those in which it moved in the
+        rounds before, so that updates can be sent by their parts in these and a few new ones; 0 to 255, 16 will do. Low
+        rates lose much less so, for more time on both ends and some per cent more on the downlink. Flower's mod and
+        strategy have it; a `Codec` alone, which has no rounds, takes no notice.
     weights : mapping of str to float (default: none)
         For a budget: how much squared errors count, by shell patterns of tensors' names; the first that matches holds,
         and what none matches counts once. The step of a tensor of weight 4 is half of the common one. 1e-6 to 1e6.
@@ -80,7 +86,8 @@ class CO3Config:
     scheme : str or Scheme (default: "co3")
         What codes the updates: "co3", or one of the schemes to compare with, by name (with its default options) or as
         `flwr_co3.schemes.make_scheme` makes it. All of them have the rate, the memory and the exact tensors of this
-        config; `format`, `coder`, `scale`, `rounding`, `reconstruction`, `contexts` and `weights` are CO3's own.
+        config; `format`, `coder`, `scale`, `rounding`, `reconstruction`, `contexts`, `subspace` and `weights`
+        are CO3's own.
 
     Raises
     ------
@@ -102,6 +109,7 @@ class CO3Config:
     rounding: str = "nearest"
     reconstruction: str = "level"
     contexts: bool = False
+    subspace: int = 0
     weights: Mapping[str, float] | tuple[tuple[str, float], ...] = ()
     exact: tuple[str, ...] = BATCH_NORM_STATISTICS
     exact_below: int = 8
@@ -142,6 +150,12 @@ class CO3Config:
             raise ValueError(
                 f"CO3Config rate must be a RateLimit, a function of round and node, or None, not {self.rate!r}."
             )
+        if type(self.subspace) is not int or not 0 <= self.subspace <= MOST_DIRECTIONS:
+            raise ValueError(
+                f"CO3Config subspace must be a whole number within 0 to {MOST_DIRECTIONS}, not {self.subspace!r}."
+            )
+        if self.subspace and self.rate is None:
+            raise ValueError("CO3Config subspace is for budgets: give a rate too.")
         if self.rate is not None and self.scale != "optimal":
             raise ValueError("CO3Config takes a rate or a scale, not both: the rate sets the scale.")
         if not isinstance(self.exact, (tuple, list)) or not all(isinstance(pattern, str) for pattern in self.exact):
@@ -242,6 +256,13 @@ class CO3Config:
             "of one of them."
         )
 
+    def budget(self, parameters: int, max_bytes: int | None = None) -> int | None:
+        """Bytes that a frame of so many entries may have, by the limit and by another one; None if there is neither."""
+        limits = [] if max_bytes is None else [max_bytes]
+        if self.limit is not None:
+            limits.append(self.limit.bytes_for(parameters))
+        return min(limits, default=None)
+
     def at(self, round: int, node: int | None = None, losses: Mapping[str, Loss] = MappingProxyType({})) -> CO3Config:
         """Return the configuration of one round and node, its rate a plain limit.
 
@@ -270,7 +291,9 @@ class CO3Config:
                     f"CO3Config has as its rate gave {rate!r}."
                 )
         limit = None if rate is None else rate.at(round, losses)
-        return self if limit is self.rate else dataclasses.replace(self, rate=limit)
+        if limit is self.rate:
+            return self
+        return dataclasses.replace(self, rate=limit, subspace=0 if limit is None else self.subspace)
 
     def to_json(self) -> str:
         """Write what differs from the defaults, as one line of JSON (at least ``{}``).

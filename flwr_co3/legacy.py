@@ -113,6 +113,8 @@ class CO3LegacyStrategy(Strategy):
                 f"The scheme {scheme.name} keeps state on the server, for which CO3LegacyStrategy has no place: take "
                 "another scheme, or CO3Strategy."
             )
+        if self.config.subspace:
+            raise ValueError("CO3Config subspace needs CO3Strategy: CO3LegacyStrategy does not send directions.")
         self._downlink = downlink_of(downlink, whole, self._ledger, packs=False)
         self._sent: dict[str, Sent] = {}
         self._tally = Tally()

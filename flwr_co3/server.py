@@ -20,6 +20,7 @@ from flwr.serverapp.strategy import (
 
 from flwr_co3._acknowledgements import Ledger
 from flwr_co3._average import averages
+from flwr_co3._directions import Directions
 from flwr_co3._downlink import downlink_of
 from flwr_co3._inbox import Inbox, Sent
 from flwr_co3._protocol import CONFIG_KEY, Order
@@ -131,6 +132,7 @@ class CO3Strategy(Strategy):
                 f"The scheme {self._side.scheme.name} keeps state on the server that `progress` does not hold: begin a "
                 "new run, without `resume`."
             )
+        self._directions = Directions(self.config.subspace) if self.config.subspace else None
         self.downlink = downlink
         self._downlink = downlink_of(downlink, whole, self._ledger)
         self._sent: dict[int, list[Sent]] = {}
@@ -179,23 +181,26 @@ class CO3Strategy(Strategy):
         models: dict[int, SentModel] = {}  # by record: most strategies send one and the same to all nodes
         times = Counter(message.metadata.dst_node_id for message in messages)
         whole = [list(message.content.array_records.values()) for message in messages]
-        start = self._bring_model(messages, server_round)
+        followed = self._follow(_common(whole))
+        start = self._bring_model(messages, _common(whole), server_round)
         told = self._told(times)
         for message, records in zip(messages, whole, strict=True):
             node = message.metadata.dst_node_id
-            order = self._order._replace(config=self._ledger.course.config(told, server_round, node))
-            if times[node] == 1:  # of several updates at once, a node could not tell which is the last
-                order = self._ledger.address(order, str(node))
-            message.content = _with_order(message.content, order)
-            self._tally.downlink_payload += payload_bytes(message.content.array_records.values())
-            self._tally.downlink_message += message_bytes(message.content)
             model = None
             if len(records) == 1:
                 identity = id(records[0])
                 if identity not in models:
-                    models[identity] = SentModel(loaders(records[0]), self.config)
+                    models[identity] = followed or SentModel(loaders(records[0]), self.config)
                 model = models[identity]
-            self._sent[node].append(Sent(message, model, order.turn, order.config.limit, start))
+            order = self._order._replace(config=self._ledger.course.config(told, server_round, node))
+            order = order._replace(directions=self._directions_for(followed, order.config))
+            if times[node] == 1:  # of several updates at once, a node could not tell which is the last
+                order = self._ledger.address(order, str(node))
+            message.content = _with_order(message.content, order)
+            self._tally.downlink_payload += payload_bytes(message.content.array_records.values())
+            self._tally.downlink_payload += len(order.directions or b"")
+            self._tally.downlink_message += message_bytes(message.content)
+            self._sent[node].append(Sent(message, model, order.turn, order.config.limit, order.directions, start))
         return messages
 
     def aggregate_train(
@@ -222,7 +227,8 @@ class CO3Strategy(Strategy):
         """Configure the next round of evaluation, and compress the model where the downlink is."""
         messages = list(self._inner("configure_evaluate")(server_round, arrays, config, grid))
         self._evaluation = None
-        if self._bring_model(messages, server_round) is not None:
+        whole = [list(message.content.array_records.values()) for message in messages]
+        if self._bring_model(messages, _common(whole), server_round) is not None:
             self._evaluation = Tally()
             for message in messages:
                 self._evaluation.downlink_payload += payload_bytes(message.content.array_records.values())
@@ -247,18 +253,28 @@ class CO3Strategy(Strategy):
             )
         return dataclasses.replace(self.config, scheme=self._side.scheme)
 
-    def _bring_model(self, messages: list[Message], server_round: int) -> Tensors | None:
+    def _follow(self, record: ArrayRecord | None) -> SentModel | None:
+        """Learn from the model that all nodes are sent in which directions it moves, and return it."""
+        if self._directions is None or record is None:
+            return None
+        model = SentModel(loaders(record), self.config)
+        self._directions.advance(model)
+        return model
+
+    def _directions_for(self, model: SentModel | None, config: CO3Config) -> bytes | None:
+        """What a node is told of them; None where there are none, or no limit that they are for."""
+        if self._directions is None or model is None or config.limit is None:
+            return None
+        return self._directions.told(model, config.limit.bytes_for(model.parameters))
+
+    def _bring_model(self, messages: list[Message], record: ArrayRecord | None, server_round: int) -> Tensors | None:
         """Let messages bring the model by the downlink, and return the model that they bring.
 
-        It does nothing, and returns None, where there is no downlink, or where nodes are not all sent one and the same
-        ArrayRecord.
+        It does nothing, and returns None, where there is no downlink, or where nodes are not all sent the one record.
         """
-        records = [record for message in messages for record in message.content.array_records.values()]
-        if self._downlink is None or not records or len(records) != len(messages):
+        if self._downlink is None or record is None:
             return None
-        if any(record is not records[0] for record in records):
-            return None
-        self._downlink.advance(records[0], records[0], server_round)
+        self._downlink.advance(record, record, server_round)
         for message in messages:
             self._downlink.bring(message)
         return self._downlink.tensors
@@ -293,6 +309,12 @@ class CO3Strategy(Strategy):
             for step in STEPS:
                 del own[step]
             own.update(before)
+
+
+def _common(records: list[list[ArrayRecord]]) -> ArrayRecord | None:
+    """Return the one ArrayRecord that is all that each message brings, if it is one and the same; else None."""
+    first = records[0][0] if records and records[0] else None
+    return first if all(len(mine) == 1 and mine[0] is first for mine in records) else None
 
 
 def _refuse(caller: object) -> None:

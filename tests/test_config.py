@@ -40,7 +40,8 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
 }
 SCALE = {"scale": st.just("optimal") | st.floats(1e-300, 1e300), "weights": st.just(())}
 CONFIGS = st.one_of(
-    st.fixed_dictionaries({}, optional=FIELDS | SCALE), st.fixed_dictionaries({"rate": RATES}, optional=FIELDS)
+    st.fixed_dictionaries({}, optional=FIELDS | SCALE),
+    st.fixed_dictionaries({"rate": RATES}, optional=FIELDS | {"subspace": st.integers(0, 255)}),
 ).map(lambda fields: CO3Config(**fields))
 
 
@@ -103,6 +104,11 @@ def test_weights_may_be_given_as_a_mapping() -> None:
         ("scale", math.nan, 'scale must be "optimal" or a finite number above 0, not nan'),
         ("scale", "best", "scale must be \"optimal\" or a finite number above 0, not 'best'"),
         ("scale", 10**400, 'scale must be "optimal" or a finite number above 0'),
+        ("subspace", -1, "subspace must be a whole number within 0 to 255, not -1"),
+        ("subspace", 256, "subspace must be a whole number within 0 to 255, not 256"),
+        ("subspace", 4.0, "subspace must be a whole number within 0 to 255, not 4.0"),
+        ("subspace", True, "subspace must be a whole number within 0 to 255, not True"),
+        ("subspace", 16, "subspace is for budgets: give a rate too"),
         ("rate", 0.5, "rate must be a RateLimit, a function of round and node, or None, not 0.5"),
         ("exact", "*.bias", "exact must be a tuple of shell patterns, not '\\*.bias'"),
         ("exact", ("*.bias", 3), "exact must be a tuple of shell patterns"),

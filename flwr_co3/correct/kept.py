@@ -15,6 +15,7 @@ class LastUpdate(NamedTuple):
     turn: int  # number of the train message that it answered
     base: bytes | None  # what the server named as aggregated last in that message
     frame: bytes
+    directions: bytes | None = None  # of CO3Config.subspace, without which the frame can't be read
 
 
 class Kept(NamedTuple):

@@ -172,6 +172,8 @@ def _write(file: BinaryIO, key: str, kept: Kept) -> None:
         "about": np.frombuffer(json.dumps(about).encode(), np.uint8),
         "frame": np.frombuffer(last.frame if last else b"", np.uint8),
     }
+    if last is not None and last.directions is not None:
+        arrays["directions"] = np.frombuffer(last.directions, np.uint8)
     arrays |= {str(index): error for index, error in enumerate(kept.errors.values())}
     np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stubs take them for its own options
 
@@ -187,14 +189,15 @@ def _read(file: BinaryIO, key: str) -> Kept:
         if about["key"] != key:
             raise ValueError(f"It belongs to {about['key']!r}, not to {key!r}.")
         errors = {name: archive[str(index)] for index, name in enumerate(about["tensors"])}
-        return Kept(errors, _last(about["last"], archive["frame"].tobytes()))
+        directions = archive["directions"].tobytes() if "directions" in archive else None
+        return Kept(errors, _last(about["last"], archive["frame"].tobytes(), directions))
 
 
-def _last(about: dict[str, Any] | None, frame: bytes) -> LastUpdate | None:
+def _last(about: dict[str, Any] | None, frame: bytes, directions: bytes | None) -> LastUpdate | None:
     if about is None:
         return None
     base = about["base"]
-    return LastUpdate(about["turn"], None if base is None else bytes.fromhex(base), frame)
+    return LastUpdate(about["turn"], None if base is None else bytes.fromhex(base), frame, directions)
 
 
 def _private(path: str, flags: int) -> int:

@@ -14,18 +14,17 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
-from flwr_co3._acknowledgements import update_id
+from flwr_co3._acknowledgements import decoded, update_id
 from flwr_co3._keeping import Keeper, keeper_of
 from flwr_co3._protocol import Order
 from flwr_co3.client import CO3Mod
-from flwr_co3.codec import Codec
 from flwr_co3.config import CO3Config
-from flwr_co3.correct import Kept, MemoryStore
+from flwr_co3.correct import Kept, LastUpdate, MemoryStore
 from flwr_co3.schemes.ef21 import _Estimates
 from flwr_co3.server import CO3Strategy
 from tests.flower.helpers import Tensors, arrays, context, frame_of, message, model_of, record, reply_with, specs
 
-MODEL: Tensors = {"w": np.linspace(-1, 1, 24, dtype="f4").reshape(4, 6), "b": np.zeros(8, "f4"), "n": np.array(3)}
+MODEL: Tensors = {"w": np.linspace(-1, 1, 72, dtype="f4").reshape(8, 9), "b": np.zeros(8, "f4"), "n": np.array(3)}
 LOSSY = ("w", "b")
 
 # What happens to a train message on its way, in the client, and to the reply
@@ -123,8 +122,8 @@ class Node:
         self.truth = Truth.none()
         self.late: list[Message] = []  # train messages on their way
         self.last = ""  # the update that is kept
-        # Frames of updates that may be on their way, and whose memories were damaged
-        self.orphans: dict[str, bytes] = {}
+        # Updates that may be on their way, and whose memories were damaged
+        self.orphans: dict[str, LastUpdate] = {}
         self.was_damaged = False
         self.restart()
         self.context = context(number)
@@ -277,7 +276,7 @@ class World:
             node.truth.produced[tensor] += update[tensor]
             node.truth.gone[tensor] += (1 - self.config.memory_decay) * outstanding[tensor]
         if name in node.orphans:  # of two that are the same, one is lost
-            add(node.truth.gone, node.orphans.pop(name))
+            self.add(node.truth.gone, node.orphans.pop(name))
         node.last = name
 
     def give_up(self, node: Node, kept: Kept | None) -> None:
@@ -287,7 +286,7 @@ class World:
             for name, error in kept.errors.items():
                 node.truth.gone[name] += error
             if kept.last is not None:
-                node.orphans[node.last] = kept.last.frame
+                node.orphans[node.last] = kept.last
 
     def returning(self, reply: Message, turn: Turn) -> list[Message]:
         """Say what of a reply reaches the server in time."""
@@ -350,16 +349,22 @@ class World:
         for name, error in kept.errors.items():
             total[name] += error
         if kept.last is not None and node.last not in node.truth.names:
-            add(total, kept.last.frame)
+            self.add(total, kept.last)
         return total
+
+    def add(self, total: Tensors, update: LastUpdate) -> None:
+        """Add what an update says of the lossy tensors."""
+        for name, sent in decoded(update, self.config, specs(MODEL)).items():
+            if name in LOSSY:
+                total[name] += sent
 
     def check(self, *nodes: Node) -> None:
         """Check for these nodes, or all, that aggregated + outstanding = produced - gone."""
         for node in nodes or self.nodes:
             truth, outstanding = node.truth, self.outstanding(node, node.keeper.load(self.run))
-            for update, frame in node.orphans.items():
+            for update, orphan in node.orphans.items():
                 if update not in truth.names:
-                    add(outstanding, frame)
+                    self.add(outstanding, orphan)
             for name in LOSSY:
                 np.testing.assert_allclose(
                     truth.aggregated[name] + outstanding[name],
@@ -415,10 +420,3 @@ def with_metrics(reply: Message, metrics: Mapping[str, int | float]) -> Message:
     if not reply.has_error():
         reply.content["metrics"] = MetricRecord(dict(metrics))
     return reply
-
-
-def add(total: Tensors, frame: bytes) -> None:
-    """Add what a frame says of the lossy tensors."""
-    for name, sent in Codec().decode(frame, like=specs(MODEL)).items():
-        if name in LOSSY:
-            total[name] += sent

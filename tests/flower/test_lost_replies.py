@@ -18,7 +18,8 @@ CONFIGS = [
     CO3Config(memory_decay=decay, rate=rate, memory_dtype="float32")
     for decay in (1.0, 0.9, 0.5)
     for rate in (None, RateLimit(bytes_per_round=1), RateLimit(bytes_per_round=70))
-] + [CO3Config(scheme=make_scheme("topk", share=0.2), memory_decay=decay) for decay in (1.0, 0.9)]
+] + [CO3Config(rate=RateLimit(bytes_per_round=70), subspace=4, memory_decay=decay) for decay in (1.0, 0.9)]
+CONFIGS += [CO3Config(scheme=make_scheme("topk", share=0.2), memory_decay=decay) for decay in (1.0, 0.9)]
 
 ESTIMATING = [
     CO3Config(scheme=make_scheme("ef21", share=share), rate=rate)

@@ -1,0 +1,60 @@
+"""The directions in which the global model moves, which the server sends with it."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flwr_co3._replies import SentModel
+from flwr_co3.subspace import Layout, directions_of, new_directions
+
+# What a round changed counts so much less with each round since: some rounds say more than the last alone.
+_FADING = 0.7
+
+
+class Directions:
+    """Follows the model from round to round, and tells clients the directions in which it moves.
+
+    Parameters
+    ----------
+    known : int
+        How many directions of each tensor clients are told; see `CO3Config.subspace`.
+
+    Notes
+    -----
+    They are the leading singular vectors of how the tensors changed over the rounds, each round counting less with
+    time. For that it holds the last model, and a sum of changes in float64: three times the model's memory in all.
+    """
+
+    def __init__(self, known: int) -> None:
+        self._known = known
+        self._model: dict[str, NDArray[Any]] = {}
+        self._moved: dict[str, NDArray[np.float64]] = {}
+        self._frame = b""
+
+    def advance(self, model: SentModel) -> None:
+        """Take in the model that the next messages bring."""
+        layout = self._layout(model, new=1)
+        now = {name: model.load(name) for name in layout.matrices}
+        self._moved = {
+            name: self._followed(name, tensor).reshape(layout.matrices[name]) for name, tensor in now.items()
+        }
+        self._model = now
+        self._frame = directions_of(layout, self._moved)
+
+    def told(self, model: SentModel, budget: int) -> bytes:
+        """What a client is told that may send so many bytes."""
+        layout = self._layout(model, new_directions(budget, self._layout(model, new=1).matrices))
+        return layout.head + self._frame
+
+    def _layout(self, model: SentModel, new: int) -> Layout:
+        return Layout(model.like, model.like.keys() - set(model.lossy), self._known, new)
+
+    def _followed(self, name: str, now: NDArray[Any]) -> NDArray[np.float64]:
+        """How a tensor moved until now: not at all where it is new, or has no end."""
+        before, moved = self._model.get(name), self._moved.get(name)
+        if before is None or moved is None or before.shape != now.shape:
+            return np.zeros(now.shape)
+        with np.errstate(over="ignore", invalid="ignore"):
+            moved = _FADING * moved.reshape(now.shape) + np.subtract(now, before, dtype=np.float64)
+        return moved if np.isfinite(moved).all() else np.zeros(now.shape)
