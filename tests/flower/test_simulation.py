@@ -19,12 +19,12 @@ from flwr.serverapp.strategy import FedAvg, Result
 from flwr.simulation import run_simulation
 from numpy.typing import NDArray
 
-from flwr_co3 import CO3ClientMixin, CO3Mod, CO3Strategy
+from flwr_co3 import CO3ClientMixin, CO3Config, CO3Mod, CO3Strategy, RateLimit
 from flwr_co3.legacy import CO3LegacyStrategy
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("second worker")]
 
-NODES, ROUNDS, SIZE = 2, 8, 400
+NODES, ROUNDS, SIZE, ROWS = 2, 8, 400, 20
 
 Data = Callable[[int], tuple[NDArray[Any], NDArray[Any]]]
 Step = Callable[..., NDArray[Any]]
@@ -89,7 +89,7 @@ def test_message_api() -> None:
         features, targets = data(int(context.node_config["partition-id"]))
         content = RecordDict(
             {
-                "arrays": ArrayRecord([train(weights, features, targets)]),
+                "arrays": ArrayRecord([train(weights.reshape(-1), features, targets).reshape(weights.shape)]),
                 "metrics": MetricRecord({"num-examples": len(targets)}),
             }
         )
@@ -106,10 +106,19 @@ def test_message_api() -> None:
         strategy = CO3Strategy(FedAvg(fraction_evaluate=0.0))
         arrays = ArrayRecord([np.zeros(SIZE, np.float32)])
         results.append(strategy.start(grid=grid, initial_arrays=arrays, num_rounds=ROUNDS))
+        config = CO3Config(rate=RateLimit(bits_per_parameter=2), subspace=4)
+        strategy = CO3Strategy(FedAvg(fraction_evaluate=0.0), config)
+        arrays = ArrayRecord([np.zeros((ROWS, SIZE // ROWS), np.float32)])
+        results.append(strategy.start(grid=grid, initial_arrays=arrays, num_rounds=ROUNDS))
 
     simulate(server_app, client_app)
 
-    (result,) = results
+    result, by_directions = results
+    (weights,) = by_directions.arrays.to_numpy_ndarrays()
+    assert np.linalg.norm(weights - 1) < 0.2 * np.linalg.norm(np.ones(SIZE))
+    for metrics in by_directions.train_metrics_clientapp.values():
+        assert (metrics["co3-replies"], metrics["co3-quarantined"], metrics["co3-uncompressed"]) == (NODES, 0, 0)
+        assert metrics["co3-bits-per-parameter"] <= 2  # type: ignore[operator]  # it may be a list in other metrics
     (weights,) = result.arrays.to_numpy_ndarrays()
     rounds = {server_round: dict(metrics) for server_round, metrics in result.train_metrics_clientapp.items()}
     check(weights, rounds, downlink=NODES * (4 * SIZE + 128))
