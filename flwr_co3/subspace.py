@@ -191,8 +191,8 @@ class Subspace:
 
     def __init__(self, layout: Layout, directions: Mapping[str, Array]) -> None:
         self.layout = layout
-        self._directions = {name: array.astype(np.float64) for name, array in directions.items()}
-        for name, array in self._directions.items():
+        self.directions = {name: array.astype(np.float64) for name, array in directions.items()}
+        for name, array in self.directions.items():
             _check_size(array, name)
 
     @classmethod
@@ -266,9 +266,9 @@ class Subspace:
             return read(name)
         columns, rows, gains = read(name + _COLUMNS), read(name + _ROWS), read(_GAINS)[layout.gains[name]]
         scales = gains / _GAIN_STEPS * _unit(columns, rows)
-        known = self._directions[name + _COLUMNS].T @ read(name + _CORE)
+        known = self.directions[name + _COLUMNS].T @ read(name + _CORE)
         left = np.concatenate([known, (columns * scales[:, np.newaxis]).T], axis=1)
-        right = np.concatenate([self._directions[name + _ROWS], rows])
+        right = np.concatenate([self.directions[name + _ROWS], rows])
         spec = layout.tensors[name]
         return narrowed((left @ right).reshape(spec.shape), spec.dtype)
 
@@ -298,7 +298,7 @@ class Subspace:
 
     def _known_part(self, name: str, matrix: Floats) -> tuple[Floats, Floats]:
         """The core that comes nearest to a matrix, and what is left of that."""
-        columns, rows = self._directions[name + _COLUMNS], self._directions[name + _ROWS]
+        columns, rows = self.directions[name + _COLUMNS], self.directions[name + _ROWS]
         core = np.linalg.pinv(columns.T) @ matrix @ np.linalg.pinv(rows)
         return core, matrix - columns.T @ core @ rows
 
@@ -307,12 +307,15 @@ class Subspace:
         gains = np.zeros(self.layout.factors[_GAINS].shape, np.uint8)
         for name, places in self.layout.gains.items():
             columns, rows = sent[name + _COLUMNS], sent[name + _ROWS]
-            known = self._directions[name + _COLUMNS].T @ sent[name + _CORE] @ self._directions[name + _ROWS]
-            rest, unit = self._matrix(name, v) - known, _unit(columns, rows)
-            for k, (column, row) in enumerate(zip(columns, rows, strict=True)):
-                best = float(column @ rest @ row) * unit[k] ** 3  # over the product's squared norm, in units of it
+            known = columns @ self.directions[name + _COLUMNS].T @ sent[name + _CORE] @ self.directions[name + _ROWS]
+            wanted = np.sum((columns @ self._matrix(name, v) - known) * rows, axis=1)
+            # One after the other: each pair makes up for what those before it have of its direction.
+            unit, shared = _unit(columns, rows), (columns @ columns.T) * (rows @ rows.T)
+            taken = np.zeros(len(unit))
+            for k in range(len(unit)):
+                best = float(wanted[k] - shared[k] @ taken) * unit[k] ** 3  # over its squared norm, in units of it
                 gain = min(max(round(_GAIN_STEPS * best), 0), 255)
-                rest -= gain / _GAIN_STEPS * unit[k] * np.outer(column, row)
+                taken[k] = gain / _GAIN_STEPS * unit[k]
                 gains[places.start + k] = gain
         return gains
 

@@ -12,6 +12,7 @@ import pytest
 from benchmarks import (
     budgets,
     codec,
+    directions,
     flower,
     goals,
     loops,
@@ -251,3 +252,15 @@ def test_shannon_s_bound_is_that_of_a_normal_source(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(shannon, "_BINS", 300)
     distortions, bits = shannon.rate_distortion(2.0, [1.0, 2.0, 8.0])
     np.testing.assert_allclose(bits, -0.5 * np.log2(distortions), rtol=0.02)
+
+
+def test_directions(capsys: pytest.CaptureFixture[str]) -> None:
+    with patch.dict(PRESETS, {"digits": PRESETS["digits"] | {"rounds": 4}}):
+        directions.main("0.05,0.5", 0.1, "digits", "", "ResNet-18", 1e-3, 1, Form.JSON)
+    losses, times = tables(capsys)
+    for row in losses:
+        assert_positive(row)
+        assert row["with known ones"] < row["entry by entry"]  # type: ignore[operator]
+    assert losses[1]["with known ones"] < losses[0]["with known ones"]  # type: ignore[operator]
+    for row in times:
+        assert_positive(row)
