@@ -56,5 +56,5 @@ class Directions:
         if before is None or moved is None or before.shape != now.shape:
             return np.zeros(now.shape)
         with np.errstate(over="ignore", invalid="ignore"):
-            moved = _FADING * moved.reshape(now.shape) + np.subtract(now, before, dtype=np.float64)
+            moved = _FADING * moved.reshape(now.shape) + (now.astype(np.float64) - before)
         return moved if np.isfinite(moved).all() else np.zeros(now.shape)

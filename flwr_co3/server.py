@@ -79,7 +79,7 @@ class CO3Strategy(Strategy):
     ============================== =======================================================================
     co3-uplink-payload-bytes       bytes of the frames, and of the arrays of clients that did not compress
     co3-uplink-message-bytes       bytes of all records in the replies, as Flower counts them
-    co3-downlink-payload-bytes     bytes of the arrays in the train messages
+    co3-downlink-payload-bytes     bytes of the arrays in the train messages, and of directions
     co3-downlink-message-bytes     bytes of all records in the train messages
     co3-bits-per-parameter         uplink payload of the accepted replies, in bits per model parameter
     co3-compression-ratio          4 bytes per parameter over that payload

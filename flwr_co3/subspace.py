@@ -42,7 +42,7 @@ _BITS = 1.8  # for each number of a new direction: so many directions are tried 
 _GAIN_STEPS = 200
 _LARGEST = 1e100  # of a number that is sent: products of three are far from where float64 ends
 _HEAD = 2  # bytes before the frame of known directions: how many of these a tensor has, and how many new ones
-_DIRECTIONS = CO3Config(format="fp8", exact=(), exact_below=0)
+_DIRECTIONS = CO3Config(format="fp4", exact=(), exact_below=0)
 _EXACT_BELOW = 64  # sides: singular vectors of smaller matrices cost nothing
 _NOTHING = 1e-6  # of the largest singular value
 _SPARE, _PASSES = 6, 2  # more random directions than are wanted, and how often they are refined
@@ -264,10 +264,10 @@ class Subspace:
         layout = self.layout
         if name not in layout.matrices:
             return read(name)
-        columns, rows, gains = read(name + _COLUMNS), read(name + _ROWS), read(_GAINS)[layout.gains[name]]
-        scales = gains / _GAIN_STEPS * _unit(columns, rows)
+        (columns, rows), sizes = _directed(read(name + _COLUMNS), read(name + _ROWS))
+        gains = read(_GAINS)[layout.gains[name]] / _GAIN_STEPS * sizes
         known = self.directions[name + _COLUMNS].T @ read(name + _CORE)
-        left = np.concatenate([known, (columns * scales[:, np.newaxis]).T], axis=1)
+        left = np.concatenate([known, columns.T * gains], axis=1)
         right = np.concatenate([self.directions[name + _ROWS], rows])
         spec = layout.tensors[name]
         return narrowed((left @ right).reshape(spec.shape), spec.dtype)
@@ -306,16 +306,15 @@ class Subspace:
         """What each pair of a column and a row is multiplied by, so that least is lost."""
         gains = np.zeros(self.layout.factors[_GAINS].shape, np.uint8)
         for name, places in self.layout.gains.items():
-            columns, rows = sent[name + _COLUMNS], sent[name + _ROWS]
+            (columns, rows), sizes = _directed(sent[name + _COLUMNS], sent[name + _ROWS])
             known = columns @ self.directions[name + _COLUMNS].T @ sent[name + _CORE] @ self.directions[name + _ROWS]
             wanted = np.sum((columns @ self._matrix(name, v) - known) * rows, axis=1)
             # One after the other: each pair makes up for what those before it have of its direction.
-            unit, shared = _unit(columns, rows), (columns @ columns.T) * (rows @ rows.T)
-            taken = np.zeros(len(unit))
-            for k in range(len(unit)):
-                best = float(wanted[k] - shared[k] @ taken) * unit[k] ** 3  # over its squared norm, in units of it
+            shared, taken = (columns @ columns.T) * (rows @ rows.T), np.zeros(len(sizes))
+            for k in np.flatnonzero(sizes):
+                best = float(wanted[k] - shared[k] @ taken) / sizes[k]
                 gain = min(max(round(_GAIN_STEPS * best), 0), 255)
-                taken[k] = gain / _GAIN_STEPS * unit[k]
+                taken[k] = gain / _GAIN_STEPS * sizes[k]
                 gains[places.start + k] = gain
         return gains
 
@@ -385,11 +384,13 @@ def directions_of(layout: Layout, matrices: Mapping[str, Floats]) -> bytes:
     return Codec(_DIRECTIONS).compress(directions, known=True).frame
 
 
-def _unit(columns: Array, rows: Array) -> Floats:
-    """What makes products of columns and rows as large as these are; 0 for those of zeros."""
-    size = np.sqrt(np.linalg.norm(columns, axis=1) * np.linalg.norm(rows, axis=1))
-    units: Floats = np.divide(1.0, size, out=np.zeros_like(size), where=size > 0)
-    return units
+def _directed(columns: Array, rows: Array) -> tuple[list[Floats], Floats]:
+    """Columns and rows of norm 1, or 0, and the geometric mean of the norms that each pair had."""
+    norms = [np.linalg.norm(each, axis=1, keepdims=True) for each in (columns, rows)]
+    units = [
+        np.divide(a, norm, out=np.zeros_like(a), where=norm > 0) for a, norm in zip((columns, rows), norms, strict=True)
+    ]
+    return units, np.sqrt(norms[0][:, 0]) * np.sqrt(norms[1][:, 0])
 
 
 def _of_type(array: Array, spec: TensorSpec) -> Array:

@@ -291,3 +291,14 @@ def test_damaged_frames_are_refused_or_finite() -> None:
         except FrameError:
             refused += 1
     assert refused > 300
+
+
+@pytest.mark.parametrize("scale", [1e-150, 1e-100, 1e-45, 1e-30, 1e30, 1e90])
+def test_small_and_large_updates_lose_as_much(scale: float) -> None:
+    update = {name: tensor.astype("f8") * scale for name, tensor in update_of().items() if name != "count"}
+    exact: tuple[str, ...] = ()
+    layout = Layout(like(update), exact, 4, 2)
+    matrices = {n: update[n].reshape(shape) for n, shape in layout.matrices.items()}
+    found = Subspace.read(layout.head + directions_of(layout, matrices), like(update), exact)
+    sent = found.encode(update, CO3Config(), 400, known=True)
+    assert sent.nmse < 0.3
