@@ -30,7 +30,7 @@ _JUMP = 0.3  # where one fills less, and another is too large, the middle betwee
 _LEFT_OUT, _LEFT = 1.2, 0.0065
 _SHARES, _WITHIN = 6, (0.1, 0.5)
 _THINNABLE = 1 << 21  # entries; sorting them takes memory
-_DENSE = 2  # bits a parameter from which on few levels are 0: thinning loses more there than a coarser scale
+_DENSE = 2  # bits an entry that isn't 0 from which on few levels are: thinning loses more there than a coarser scale
 # For something to thin, the last conversion aims for the other side of the budget where all so far fit; and the second
 # one of small budgets, whose frames differ by an entry more or less. A third is not needed if one of them fits so
 # closely that sizes are nearly linear in shares.
@@ -141,7 +141,8 @@ def largest_within(
         del same  # its symbols make room for others
     aimed = budget * Steady.ROOM if steady is not None and steady.wanted else budget
     thinnable = steady is None and sizes.update.parameters <= _THINNABLE
-    dense = 8 * budget > _DENSE * sizes.update.parameters
+    entries = sizes.update.parameters - float(sizes.update.exact_zeros.sum())
+    dense = 8 * budget > _DENSE * entries
     small = thinnable and budget <= _SMALL
     limit = budget if thinnable else budget - _OFF * budget - _OFF_BYTES
     if conversions < CONVERSIONS:

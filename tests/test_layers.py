@@ -76,7 +76,7 @@ def test_a_budget_of_more_than_255_levels_can_say_is_used(name: str, bits: float
     assert coder == "huffman" or sum(sizes) == pytest.approx(len(encoded.frame), rel=0.01)
 
 
-@pytest.mark.parametrize("share", [0.4, 0.65, 0.9])
+@pytest.mark.parametrize("share", [0.4, 0.5, 0.65, 0.9])
 @pytest.mark.parametrize("seed", range(8))
 def test_networks_of_which_much_is_dead_use_their_budgets(share: float, seed: int) -> None:
     """Rows of zeros take fewer bits than their levels would one by one: a layer tells the next one how much fewer."""
@@ -87,7 +87,7 @@ def test_networks_of_which_much_is_dead_use_their_budgets(share: float, seed: in
         with counted_encodings() as encodings:
             frame = Codec(wide(bits)).compress(update, known=True).frame
         assert encodings.are_few()
-        assert 0.965 * RateLimit(bits_per_parameter=bits).bytes_for(60_040) <= len(frame)
+        assert 0.97 * RateLimit(bits_per_parameter=bits).bytes_for(60_040) <= len(frame)
 
 
 @pytest.mark.parametrize("name", UPDATES)
