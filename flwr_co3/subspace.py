@@ -37,7 +37,7 @@ Floats = npt.NDArray[np.float64]
 _CORE, _COLUMNS, _ROWS, _GAINS = "\0core", "\0columns", "\0rows", "\0gains"
 
 _LEAST_SIDE = 8  # rows or columns; tensors of fewer are sent as they are
-_BITS = 1.8  # for each number of a new direction: so many directions are tried as a budget then has room for
+_BITS = 1.5  # for each number of a new direction: so many directions are tried as a budget then has room for
 # Gains are sent in so many steps of 1: that of vectors which lost nothing to rounding, or less.
 _GAIN_STEPS = 200
 _LARGEST = 1e100  # of a number that is sent: products of three are far from where float64 ends
