@@ -1,12 +1,16 @@
 """The directions in which the global model moves, which the server sends with it."""
 
+from logging import getLogger
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flwr_co3._replies import SentModel
+from flwr_co3.frame import EMPTY
 from flwr_co3.subspace import Layout, directions_of, new_directions
+
+logger = getLogger("flwr.co3")
 
 # What a round changed counts so much less with each round since: some rounds say more than the last alone.
 _FADING = 0.7
@@ -30,7 +34,7 @@ class Directions:
         self._known = known
         self._model: dict[str, NDArray[Any]] = {}
         self._moved: dict[str, NDArray[np.float64]] = {}
-        self._frame = b""
+        self._frame = EMPTY
 
     def advance(self, model: SentModel) -> None:
         """Take in the model that the next messages bring."""
@@ -40,7 +44,11 @@ class Directions:
             name: self._followed(name, tensor).reshape(layout.matrices[name]) for name, tensor in now.items()
         }
         self._model = now
-        self._frame = directions_of(layout, self._moved)
+        try:
+            self._frame = directions_of(layout, self._moved)
+        except np.linalg.LinAlgError as error:  # it says so of finite matrices, too, once in a great while
+            logger.warning("CO3 finds no directions in this round's model, and tells clients of none: %s", error)
+            self._frame = EMPTY
 
     def told(self, model: SentModel, budget: int) -> bytes:
         """What a client is told that may send so many bytes."""

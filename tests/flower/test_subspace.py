@@ -272,3 +272,39 @@ def test_models_of_other_float_types(model: Tensors, dtype: str) -> None:
     result = run(CO3Strategy(avg(), FEW), grid, other, rounds=4)
     assert all(metrics["co3-quarantined"] == 0 for metrics in result.train_metrics_clientapp.values())
     assert nmse_of(result.train_metrics_clientapp[4]) < 0.5
+
+
+def test_a_model_without_matrices_is_sent_as_it_is() -> None:
+    vectors: Tensors = {"a": np.zeros(300, "f4"), "b": np.ones((3, 50), "f4")}
+    grid = LocalGrid({1: client(1), 2: client(2)})
+    result = run(CO3Strategy(avg(), FEW), grid, vectors, rounds=2)
+    assert all(metrics["co3-quarantined"] == 0 for metrics in result.train_metrics_clientapp.values())
+    assert not np.array_equal(arrays(result.arrays)["a"], vectors["a"])
+
+
+def test_a_round_goes_on_where_no_directions_are_found(
+    model: Tensors, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def failing(*_: object) -> bytes:
+        raise np.linalg.LinAlgError("SVD did not converge")
+
+    monkeypatch.setattr("flwr_co3._directions.directions_of", failing)
+    grid = LocalGrid({1: client(1)})
+    with caplog.at_level(logging.WARNING, "flwr.co3"):
+        result = run(CO3Strategy(avg(), FEW), grid, model)
+    assert "finds no directions in this round's model" in caplog.text
+    assert result.train_metrics_clientapp[1]["co3-quarantined"] == 0
+    assert nmse_of(result.train_metrics_clientapp[1]) < 1
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e38])
+def test_a_model_that_diverged_has_no_directions(model: Tensors, value: float) -> None:
+    strategy = CO3Strategy(avg(), FEW)
+    grid = LocalGrid({1: client(1)})
+    run(strategy, grid, model, rounds=2)
+    broken = {**model, "fc.weight": np.full_like(model["fc.weight"], value)}
+    messages = list(strategy.configure_train(3, record(broken), ConfigRecord(), grid))
+    again = list(strategy.configure_train(4, record(model), ConfigRecord(), grid))
+    for message in (*messages, *again):
+        told = Subspace.read(directions_in(message), specs(model), EXACT)
+        assert all(np.isfinite(array).all() for array in told.directions.values())
