@@ -15,9 +15,10 @@ from flwr_co3._protocol import ClientStats, Order, may_be_known
 from flwr_co3._versions import as_it_travels, difference
 from flwr_co3.codec import Codec, Seed
 from flwr_co3.correct import ErrorMemory, Kept, LastUpdate
+from flwr_co3.encoded import Encoded
 from flwr_co3.frame import TensorSpec
 from flwr_co3.rate import RateLimit
-from flwr_co3.subspace import Subspace
+from flwr_co3.subspace import Sent, Subspace
 
 Tensors: TypeAlias = Iterable[tuple[str, NDArray[Any], NDArray[Any]]]  # name, received, new
 
@@ -73,37 +74,17 @@ def compress(
     start = time.perf_counter()
     limit = None if rate is None else rate.bytes_for(sum(array.size for array in update.values()))
     known = order.known and may_be_known(array.dtype for array in update.values())
-    if order.directions is not None:
-        frame, nmse = _by_directions(update, exact, order, order.directions, memory, limit, known, seed)
-    else:
+    encoded: Encoded | Sent
+    if order.directions is None:
         encoded = codec.compress(update, memory=memory, max_bytes=limit, known=known)
-        frame, nmse = encoded.frame, encoded.nmse
+    else:
+        specs = {name: TensorSpec.of(array) for name, array in update.items()}
+        subspace = Subspace.read(order.directions, specs, exact)
+        encoded = subspace.compress(update, order.config, memory, max_bytes=limit, known=known, seed=seed)
     seconds = time.perf_counter() - start
 
-    _save(keeper, order, memory, frame)
-    return Compressed(frame, ClientStats(nmse, seconds, memory.norm))
-
-
-def _by_directions(
-    update: Mapping[str, NDArray[Any]],
-    exact: Mapping[str, NDArray[Any]],
-    order: Order,
-    directions: bytes,
-    memory: ErrorMemory,
-    limit: int | None,
-    known: bool,
-    seed: Seed | None,
-) -> tuple[bytes, float]:
-    """Encode an update by its parts in a few directions; return the frame, and what share of the update is lost."""
-    specs = {name: TensorSpec.of(array) for name, array in update.items()}
-    budget = order.config.budget(sum(array.size for array in update.values()), limit)
-    if budget is None:
-        raise ValueError("The train message has directions for updates, and no limit of their bytes: it needs both.")
-    v = memory.compensate(update)
-    sent = Subspace.read(directions, specs, exact).encode(v, order.config, budget, known=known, seed=seed)
-    if memory.decay:
-        memory.keep(v, {name: tensor for name, tensor in sent.update.items() if name not in exact})
-    return sent.frame, sent.nmse
+    _save(keeper, order, memory, encoded.frame)
+    return Compressed(encoded.frame, ClientStats(encoded.nmse, seconds, memory.norm))
 
 
 def start_of(received: Mapping[str, NDArray[Any]], order: Order, keeper: Keeper | None) -> dict[str, NDArray[Any]]:

@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from flwr_co3.codec import Codec, Seed
 from flwr_co3.config import MOST_DIRECTIONS, CO3Config
+from flwr_co3.correct import ErrorMemory
 from flwr_co3.encoded import Encoded
 from flwr_co3.errors import FrameError
 from flwr_co3.frame import FrameReader, TensorSpec, dtype_name, narrowed
@@ -210,6 +211,33 @@ class Subspace:
         reader = FrameReader(data[_HEAD:], like=layout.directions)
         found = reader.read_all() or {name: np.zeros(spec.shape) for name, spec in layout.directions.items()}
         return cls(layout, found)
+
+    def compress(
+        self,
+        update: Mapping[str, Array],
+        config: CO3Config,
+        memory: ErrorMemory,
+        *,
+        max_bytes: int | None = None,
+        known: bool = False,
+        seed: Seed | None = None,
+    ) -> Sent:
+        """Encode an update with what its memory holds, and keep what that loses: see `Codec.compress`.
+
+        Raises
+        ------
+        ValueError
+            As `encode`, and if neither the config nor `max_bytes` limits the frame.
+        """
+        budget = config.budget(sum(tensor.size for tensor in update.values()), max_bytes)
+        if budget is None:
+            raise ValueError("An update by directions needs a limit of its bytes, and none was given.")
+        v = memory.compensate(update)
+        sent = self.encode(v, config, budget, known=known, seed=seed)
+        if memory.decay:
+            lossy = {name: tensor for name, tensor in sent.update.items() if name not in self.layout.exact}
+            memory.keep(v, lossy)
+        return sent
 
     def encode(
         self, v: Mapping[str, Array], config: CO3Config, budget: int, *, known: bool = False, seed: Seed | None = None

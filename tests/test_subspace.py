@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from flwr_co3.codec import Codec
 from flwr_co3.config import CO3Config
+from flwr_co3.correct import ErrorMemory
 from flwr_co3.errors import FrameError
 from flwr_co3.frame import EMPTY, TensorSpec
 from flwr_co3.rate import RateLimit
@@ -302,3 +303,33 @@ def test_small_and_large_updates_lose_as_much(scale: float) -> None:
     found = Subspace.read(layout.head + directions_of(layout, matrices), like(update), exact)
     sent = found.encode(update, CO3Config(), 400, known=True)
     assert sent.nmse < 0.3
+
+
+def test_a_memory_keeps_what_is_lost_and_decays() -> None:
+    update, memory = update_of(flat=True), ErrorMemory(0.5)
+    found, config = subspace(update), CO3Config(rate=RateLimit(bytes_per_round=700))
+    sent = found.compress(update, config, memory, max_bytes=500, known=True)
+    assert len(sent.frame) <= 500
+    lossy = set(update) - set(EXACT)
+    assert set(memory.state) == lossy
+    first = {name: memory.state[name].copy() for name in lossy}
+    again = found.compress(update, config, memory, known=True)
+    assert 500 < len(again.frame) <= 700
+    for name in lossy:
+        np.testing.assert_allclose(first[name], update[name] - sent.update[name], atol=1e-6)
+        wanted = update[name] + 0.5 * first[name]
+        np.testing.assert_allclose(memory.state[name], wanted - again.update[name], atol=1e-5)
+
+
+def test_a_limit_is_needed_and_a_refused_update_leaves_the_memory() -> None:
+    update, memory = update_of(), ErrorMemory()
+    found, config = subspace(update), CO3Config(rate=RateLimit(bytes_per_round=500))
+    with pytest.raises(ValueError, match="needs a limit of its bytes"):
+        found.compress(update, CO3Config(), memory)
+    found.compress(update, config, memory)
+    before = {name: error.copy() for name, error in memory.state.items()}
+    update["fc.weight"][0, 0] = np.nan
+    with pytest.raises(ValueError, match="holds NaN or infinity"):
+        found.compress(update, config, memory)
+    for name, error in memory.state.items():
+        np.testing.assert_array_equal(error, before[name])
