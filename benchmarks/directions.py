@@ -1,6 +1,6 @@
 """Updates by directions and entry by entry, in the same bytes: what they lose, and how long they take."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 from unittest.mock import patch
 
@@ -9,13 +9,13 @@ import numpy.typing as npt
 import typer
 
 from benchmarks import options
-from benchmarks.layouts import LAYOUTS, draw
+from benchmarks.layouts import LAYOUTS, Shape, draw
 from benchmarks.output import Form, Row, Table, show
 from benchmarks.pipeline import Update, specs
 from benchmarks.timing import take_turns
 from benchmarks.trainings import CLIENTS, train
 from flwr_co3 import CO3Config, Codec, RateLimit
-from flwr_co3.subspace import Layout, Sent, Subspace, SubspaceReader, directions_of, new_directions
+from flwr_co3.subspace import Layout, Sent, Subspace, SubspaceReader, directions_of
 
 KNOWN = 16
 
@@ -62,14 +62,14 @@ def lost(recorded: list[tuple[Subspace, Update]], bits: float) -> Row:
     found: dict[str, list[float]] = {"entry by entry": [], "new directions alone": [], "with known ones": []}
     new = 0
     for subspace, v in recorded:
-        layout, budget = subspace.layout, budget_of(v, bits)
-        new = new_directions(budget, layout.matrices)
-        wider = Layout(layout.tensors, layout.exact, KNOWN, new)
-        nothing = {name: np.zeros(spec.shape) for name, spec in wider.directions.items()}
+        budget = budget_of(v, bits)
+        layout = subspace.layout.within(budget)
+        new = layout.new
+        nothing = {name: np.zeros(spec.shape) for name, spec in layout.directions.items()}
         exact = CO3Config(exact=tuple(layout.exact))
         found["entry by entry"].append(Codec(exact).compress(v, max_bytes=budget, known=True).nmse)
         for name, directions in (("new directions alone", nothing), ("with known ones", subspace.directions)):
-            sent = Subspace(wider, directions).encode(v, CO3Config(), budget, known=True)
+            sent = Subspace(layout, directions).encode(v, CO3Config(), budget, known=True)
             found[name].append(sent.nmse)
     return {"bits": bits, "new directions": new, **{name: float(np.mean(each)) for name, each in found.items()}}
 
@@ -77,10 +77,9 @@ def lost(recorded: list[tuple[Subspace, Update]], bits: float) -> Row:
 def timed(name: str, bits: float, scale: float, runs: int) -> Row:
     """Time one model's update at one budget."""
     shapes = LAYOUTS[name]()
-    update = draw(shapes if scale == 1 else [tuple(smaller(shape, scale)) for shape in shapes])
+    update = draw(shapes if scale == 1 else [smaller(shape, scale) for shape in shapes])
     budget = budget_of(update, bits)
-    layout = Layout(specs(update), (), KNOWN, 1)
-    layout = Layout(layout.tensors, (), KNOWN, new_directions(budget, layout.matrices))
+    layout = Layout(specs(update), (), KNOWN, new=1).within(budget)
     matrices = {each: update[each].astype(np.float64).reshape(shape) for each, shape in layout.matrices.items()}
     told = directions_of(layout, matrices)
     subspace, codec, config = Subspace.read(layout.head + told, layout.tensors, ()), Codec(), CO3Config()
@@ -104,9 +103,9 @@ def timed(name: str, bits: float, scale: float, runs: int) -> Row:
     }
 
 
-def smaller(shape: tuple[int, ...], scale: float) -> Iterator[int]:
+def smaller(shape: Shape, scale: float) -> Shape:
     """A shape of the same rank with shorter sides."""
-    return (max(round(side * scale**0.5), 1) for side in shape)
+    return tuple(max(round(side * scale**0.5), 1) for side in shape)
 
 
 def budget_of(update: Update, bits: float) -> int:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from flwr_co3._replies import SentModel
 from flwr_co3.frame import EMPTY
-from flwr_co3.subspace import Layout, directions_of, new_directions
+from flwr_co3.subspace import Layout, directions_of
 
 logger = getLogger("flwr.co3")
 
@@ -34,11 +34,12 @@ class Directions:
         self._known = known
         self._model: dict[str, NDArray[Any]] = {}
         self._moved: dict[str, NDArray[np.float64]] = {}
+        self._layout = Layout({}, (), known, new=1)
         self._frame = EMPTY
 
     def advance(self, model: SentModel) -> None:
         """Take in the model that the next messages bring."""
-        layout = self._layout(model, new=1)
+        self._layout = layout = Layout(model.like, model.exact, self._known, new=1)
         now = {name: model.load(name) for name in layout.matrices}
         self._moved = {
             name: self._followed(name, tensor).reshape(layout.matrices[name]) for name, tensor in now.items()
@@ -50,13 +51,9 @@ class Directions:
             logger.warning("CO3 finds no directions in this round's model, and tells clients of none: %s", error)
             self._frame = EMPTY
 
-    def told(self, model: SentModel, budget: int) -> bytes:
-        """What a client is told that may send so many bytes."""
-        layout = self._layout(model, new_directions(budget, self._layout(model, new=1).matrices))
-        return layout.head + self._frame
-
-    def _layout(self, model: SentModel, new: int) -> Layout:
-        return Layout(model.like, model.like.keys() - set(model.lossy), self._known, new)
+    def told(self, budget: int) -> bytes:
+        """What a client is told that may send so many bytes of an update of that model."""
+        return self._layout.within(budget).head + self._frame
 
     def _followed(self, name: str, now: NDArray[Any]) -> NDArray[np.float64]:
         """How a tensor moved until now: not at all where it is new, or has no end."""

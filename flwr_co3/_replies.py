@@ -41,19 +41,19 @@ class SentModel:
         self.specs: dict[str, TensorSpec] = {}
         self.like: dict[str, TensorSpec] = {}
         self.parameters = 0
-        exact_ones = set()
+        self.exact: set[str] = set()  # names of the tensors that travel without loss
         for name, load in self._tensors.items():
             array = load()
             self.specs[name] = TensorSpec.of(array)
             exact = is_exact(name, self.specs[name], config)
             self.like[name] = as_it_travels(array, exact)
             self.parameters += array.size
-            exact_ones.update([name] if exact else [])
+            self.exact.update([name] if exact else [])
         self._subspaces: dict[bytes, Subspace] = {}  # by what clients were told of them
         scheme = config.other_scheme
         self._scheme = None if scheme is None else scheme.name
         known = may_be_known(numpy_dtype(spec.dtype) for spec in self.like.values())
-        self.lossy = lossy_names(dict(sorted(self.like.items())) if known else self.like, exact_ones)
+        self.lossy = lossy_names(dict(sorted(self.like.items())) if known else self.like, self.exact)
 
     def load(self, name: str) -> NDArray[Any]:
         """Return a fresh copy of one tensor."""
@@ -88,8 +88,7 @@ class SentModel:
 
     def _by_directions(self, frame: bytes, directions: bytes) -> SubspaceReader:
         if directions not in self._subspaces:
-            exact = self.like.keys() - set(self.lossy)
-            self._subspaces[directions] = Subspace.read(directions, self.like, exact)
+            self._subspaces[directions] = Subspace.read(directions, self.like, self.exact)
         return SubspaceReader(frame, self._subspaces[directions])
 
     def restore(self, reader: FrameReader, name: str) -> NDArray[Any]:

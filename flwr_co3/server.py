@@ -181,8 +181,9 @@ class CO3Strategy(Strategy):
         models: dict[int, SentModel] = {}  # by record: most strategies send one and the same to all nodes
         times = Counter(message.metadata.dst_node_id for message in messages)
         whole = [list(message.content.array_records.values()) for message in messages]
-        followed = self._follow(_common(whole))
-        start = self._bring_model(messages, _common(whole), server_round)
+        common = _common(messages)
+        followed = self._follow(common)
+        start = self._bring_model(messages, common, server_round)
         told = self._told(times)
         for message, records in zip(messages, whole, strict=True):
             node = message.metadata.dst_node_id
@@ -227,8 +228,7 @@ class CO3Strategy(Strategy):
         """Configure the next round of evaluation, and compress the model where the downlink is."""
         messages = list(self._inner("configure_evaluate")(server_round, arrays, config, grid))
         self._evaluation = None
-        whole = [list(message.content.array_records.values()) for message in messages]
-        if self._bring_model(messages, _common(whole), server_round) is not None:
+        if self._bring_model(messages, _common(messages), server_round) is not None:
             self._evaluation = Tally()
             for message in messages:
                 self._evaluation.downlink_payload += payload_bytes(message.content.array_records.values())
@@ -265,7 +265,7 @@ class CO3Strategy(Strategy):
         """What a node is told of them; None where there are none, or no limit that they are for."""
         if self._directions is None or model is None or config.limit is None:
             return None
-        return self._directions.told(model, config.limit.bytes_for(model.parameters))
+        return self._directions.told(config.limit.bytes_for(model.parameters))
 
     def _bring_model(self, messages: list[Message], record: ArrayRecord | None, server_round: int) -> Tensors | None:
         """Let messages bring the model by the downlink, and return the model that they bring.
@@ -311,8 +311,9 @@ class CO3Strategy(Strategy):
             own.update(before)
 
 
-def _common(records: list[list[ArrayRecord]]) -> ArrayRecord | None:
+def _common(messages: Iterable[Message]) -> ArrayRecord | None:
     """Return the one ArrayRecord that is all that each message brings, if it is one and the same; else None."""
+    records = [list(message.content.array_records.values()) for message in messages]
     first = records[0][0] if records and records[0] else None
     return first if all(len(mine) == 1 and mine[0] is first for mine in records) else None
 

@@ -1,7 +1,7 @@
 """Updates by the directions in which they go: few numbers for each tensor, where a budget holds few for all entries.
 
 The update of a matrix of weights is nearly a sum of few products of a column and a row (PowerSGD, arXiv 1905.13727).
-Most of these directions are those in which the model moved in the rounds before, and the server sends them with the
+Some of these directions are those in which the model moved in the rounds before, and the server sends them with the
 model; a few new ones travel with the update. Of a tensor with M as its matrix, one row for each output, a frame has
 
     M = U C V' + sum of g p q'
@@ -111,6 +111,10 @@ class Layout:
         self.exact = frozenset(exact)
         self.known, self.new = known, new
         self.matrices = matrices_of(specs, exact)
+
+    def within(self, budget: int) -> Layout:
+        """Return the same with as many new directions as an update of so many bytes is given to choose from."""
+        return Layout(self.tensors, self.exact, self.known, new_directions(budget, self.matrices))
 
     @property
     def head(self) -> bytes:
@@ -308,6 +312,7 @@ class Subspace:
                 found[name] = _of_type(v[name], self.layout.tensors[name])
                 continue
             matrix = self._matrix(name, v)
+            _check_matrix(matrix, name)
             core, rest = self._known_part(name, matrix)
             new = leading(rest, self.layout.ranks(name)[1])
             found[name + _CORE] = core
@@ -317,12 +322,7 @@ class Subspace:
         return found
 
     def _matrix(self, name: str, v: Mapping[str, Array]) -> Floats:
-        matrix = v[name].astype(np.float64).reshape(self.layout.matrices[name])
-        if not np.isfinite(matrix).all():
-            raise ValueError(f"Tensor {name!r} holds NaN or infinity: nothing was encoded. Has the training diverged?")
-        if matrix.size * float(np.abs(matrix).max()) > _LARGEST:
-            raise ValueError(f"Tensor {name!r} holds numbers too large to be multiplied: leave out CO3Config subspace.")
-        return matrix
+        return v[name].astype(np.float64).reshape(self.layout.matrices[name])
 
     def _known_part(self, name: str, matrix: Floats) -> tuple[Floats, Floats]:
         """The core that comes nearest to a matrix, and what is left of that."""
@@ -428,6 +428,14 @@ def _of_type(array: Array, spec: TensorSpec) -> Array:
 
 def _power(array: Array) -> float:
     return float(np.sum(np.square(array, dtype=np.float64)))
+
+
+def _check_matrix(matrix: Floats, name: str) -> None:
+    """Refuse an update that can't be factored."""
+    if not np.isfinite(matrix).all():
+        raise ValueError(f"Tensor {name!r} holds NaN or infinity: nothing was encoded. Has the training diverged?")
+    if matrix.size * float(np.abs(matrix).max()) > _LARGEST:
+        raise ValueError(f"Tensor {name!r} holds numbers too large to be multiplied: leave out CO3Config subspace.")
 
 
 def _check_size(array: Array, name: str) -> None:

@@ -127,6 +127,18 @@ def avg(fraction_evaluate: float = 0.0, **kwargs: Any) -> FedAvg:
     return FedAvg(fraction_evaluate=fraction_evaluate, min_train_nodes=1, min_available_nodes=1, **kwargs)
 
 
+class Personal(FedAvg):
+    """Sends each node a model of its own: the one there is, plus the node's number."""
+
+    def configure_train(self, *args: Any, **kwargs: Any) -> list[Message]:
+        messages = list(super().configure_train(*args, **kwargs))
+        for message in messages:
+            model = arrays(model_of(message.content))
+            shifted = {n: t + t.dtype.type(message.metadata.dst_node_id) for n, t in model.items()}
+            message.content = RecordDict({**message.content, "arrays": record(shifted)})
+        return messages
+
+
 def raising(*_: object) -> Message:
     raise RuntimeError("out of memory in layer 3")
 

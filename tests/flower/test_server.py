@@ -38,6 +38,7 @@ from tests.flower.helpers import (
     EVERYTHING_EXACT,
     App,
     LocalGrid,
+    Personal,
     Tensors,
     arrays,
     avg,
@@ -247,14 +248,6 @@ def test_models_of_other_float_types(dtype: str) -> None:
 
 
 def test_models_that_differ_by_node(model: Tensors) -> None:
-    class Personal(FedAvg):
-        def configure_train(self, *args: Any, **kwargs: Any) -> list[Message]:
-            messages = list(super().configure_train(*args, **kwargs))
-            for message in messages:
-                shifted = {n: t + t.dtype.type(message.metadata.dst_node_id) for n, t in model.items()}
-                message.content = RecordDict({**message.content, "arrays": record(shifted)})
-            return messages
-
     grid = LocalGrid({1: client(1), 2: client(2)})
     result = run(CO3Strategy(Personal(fraction_evaluate=0.0)), grid, model)
     new = [

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ConfigRecord, Message, MetricRecord
 from flwr.server.strategy import FedAvg as LegacyFedAvg
 from flwr.serverapp.strategy import FedAdam, FedMedian, Strategy
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from flwr_co3.subspace import Subspace, SubspaceReader
 from tests.flower.helpers import (
     EVERYTHING_EXACT,
     LocalGrid,
+    Personal,
     Tensors,
     arrays,
     avg,
@@ -168,36 +169,9 @@ def test_models_may_come_by_the_downlink_in_frames(model: Tensors) -> None:
     assert all(set(model_of(message.content)) != set(floats) for message in grid.sent[2:])
 
 
-class Personal(Strategy):
-    """Sends each node a model of its own."""
-
-    def __init__(self) -> None:
-        self.inner = avg()
-
-    def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Any) -> list[Message]:
-        messages: list[Message] = list(self.inner.configure_train(server_round, arrays, config, grid))
-        for message in messages:
-            (key,) = message.content.array_records
-            message.content = message.content.copy()
-            message.content[key] = ArrayRecord(dict(message.content.array_records[key]))
-        return messages
-
-    def aggregate_train(self, *args: Any) -> Any:
-        return self.inner.aggregate_train(*args)
-
-    def configure_evaluate(self, *_: object) -> list[Message]:
-        return []
-
-    def aggregate_evaluate(self, *_: object) -> None:
-        return None
-
-    def summary(self) -> None:
-        pass
-
-
 def test_nodes_with_models_of_their_own_send_updates_entry_by_entry(model: Tensors) -> None:
     grid = LocalGrid({1: client(1), 2: client(2)})
-    result = run(CO3Strategy(Personal(), FEW), grid, model)
+    result = run(CO3Strategy(Personal(fraction_evaluate=0.0), FEW), grid, model)
     assert "co3-directions" not in grid.sent[0].content.config_records["config"]
     assert result.train_metrics_clientapp[1]["co3-quarantined"] == 0
 
